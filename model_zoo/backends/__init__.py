@@ -1,0 +1,52 @@
+"""Backends turn a variant into something that runs; each lives in its own module.
+
+A backend is any object with the two members of `Backend`; a runner any object with those of
+`Runner`. Only the modules of the single backends import a framework.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ...errors import LadderError
+from ..variants import Variant
+
+Array = NDArray[Any]
+
+
+class Runner(Protocol):
+    """One loaded variant: call it with an input array, get an output array."""
+
+    weights_bytes: int
+    """Bytes of the parameters and buffers."""
+    example: Array
+    """An input of the kind that requests bring, for warm-up and measurement."""
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output for `x`; raise `InvalidRequest` where shape or dtype do not fit."""
+        ...
+
+    def labels(self, output: Array, top: int) -> tuple[tuple[str, float], ...]:
+        """Return the `top` likeliest (class name, probability) of an output; () if unknown."""
+        ...
+
+
+class Backend(Protocol):
+    """A way to run variants."""
+
+    name: str
+
+    def build(self, variant: Variant) -> Runner:
+        """Return `variant`, loaded but not warmed; raise `LadderError` if it cannot be had."""
+        ...
+
+
+def get_backend(name: str, *, threads: int = 1) -> Backend:
+    """Return the backend called `name` ("torch"), computing with `threads` threads."""
+    if name == "torch":
+        from .torch_eager import TorchBackend
+
+        return TorchBackend(threads=threads)
+    raise LadderError(f"no backend is called {name!r}", help="use torch")

@@ -1,0 +1,162 @@
+"""The torch backend: timm models with their own preprocessing, and a user's own modules."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...errors import InvalidRequest, LadderError
+from ..images import check_image, example_image
+from ..ladders import DEFAULT
+from ..timm_import import import_timm
+from ..variants import Variant
+from ..weights import packaged_weights
+from . import Array, Runner
+
+
+class TorchBackend:
+    """Runs variants in torch, eagerly, on the CPU; all of one process share the thread count.
+
+    With `modules`, variant φ is `modules[φ]`, called with the request's array as a tensor, and
+    `example` is an input for warm-up and measurement.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        threads: int = 1,
+        *,
+        modules: Sequence[torch.nn.Module] | None = None,
+        example: Array | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._modules = modules
+        self._example = example
+
+    def build(self, variant: Variant) -> Runner:
+        """Return `variant` in evaluation mode; raise `LadderError` if it cannot be had."""
+        if variant.weights == "module":
+            if self._modules is None or self._example is None:
+                raise LadderError(f"variant {variant.name!r} is a module, and none was given")
+            return ModuleRunner(self._modules[variant.phi], self._example)
+        return TimmRunner(variant)
+
+
+class ModuleRunner:
+    """A user's own module: array in, array out."""
+
+    def __init__(self, module: torch.nn.Module, example: Array) -> None:
+        self._module = module.eval()
+        self.example = example
+        self.weights_bytes = _bytes_of(module)
+
+    def __call__(self, x: Array) -> Array:
+        """Return the module's output; raise `InvalidRequest` for another dtype or rank."""
+        if x.dtype != self.example.dtype or x.ndim != self.example.ndim:
+            raise InvalidRequest(
+                f"the model takes {self.example.dtype} with {self.example.ndim} axes, "
+                f"got {x.dtype} with shape {tuple(x.shape)}"
+            )
+        with torch.inference_mode():
+            return cast(Array, self._module(torch.from_numpy(np.ascontiguousarray(x))).numpy())
+
+    def labels(self, output: Array, top: int) -> tuple[tuple[str, float], ...]:
+        """Return (): a module's classes have no names here."""
+        return ()
+
+
+class TimmRunner:
+    """A timm model with the preprocessing of its own configuration: image in, logits out."""
+
+    def __init__(self, variant: Variant) -> None:
+        timm = import_timm()
+        self._model = _load(timm, variant).eval()
+        config = timm.data.resolve_model_data_config(self._model)
+        self._transform = cast(
+            Callable[[Image.Image], torch.Tensor],
+            timm.data.create_transform(**config, is_training=False),
+        )
+        self.weights_bytes = _bytes_of(self._model)
+        self.example = example_image()
+
+    def __call__(self, x: Array) -> Array:
+        """Return the logits (classes,) of an image (height, width, 3) of uint8."""
+        check_image(x)
+        tensor = self._transform(Image.fromarray(x)).unsqueeze(0)
+        with torch.inference_mode():
+            return cast(Array, self._model(tensor)[0].numpy())
+
+    def labels(self, output: Array, top: int) -> tuple[tuple[str, float], ...]:
+        """Return the `top` likeliest ImageNet classes with their probabilities."""
+        names = _imagenet_names()
+        if len(names) != output.shape[-1]:
+            return ()
+        logits = output.astype(np.float64)
+        probability = np.exp(logits - logits.max())
+        probability /= probability.sum()
+        best = np.argsort(-probability)[:top]
+        return tuple((names[i], float(probability[i])) for i in best)
+
+
+def _load(timm: Any, variant: Variant) -> torch.nn.Module:
+    if not timm.is_model(variant.name.partition(".")[0]):
+        raise LadderError(f"timm has no model called {variant.name!r}")
+    if variant.weights == "hub":
+        return _load_from_hub(timm, variant)
+    model = cast(torch.nn.Module, timm.create_model(variant.name, pretrained=False))
+    if variant.weights == "package":
+        model.load_state_dict(packaged_weights(variant.name))
+    return model
+
+
+def _load_from_hub(timm: Any, variant: Variant) -> torch.nn.Module:
+    from huggingface_hub import constants
+
+    # Where the hub cannot be reached its client retries for most of a minute; offline, it looks into
+    # its cache and says at once what is missing.
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    try:
+        return cast(torch.nn.Module, timm.create_model(variant.name, pretrained=True))
+    except Exception as error:  # the client and timm raise many kinds: no network, no such weights
+        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+        raise LadderError(
+            f"the weights of {variant.name} could not be had from the hub: {why}",
+            help=f"use the ladder {DEFAULT!r}, whose weights are installed, or go online once",
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _reachable(endpoint: str) -> bool:
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True  # only the client knows its way through a proxy
+    url = urlsplit(endpoint)
+    try:
+        with socket.create_connection((url.hostname or "", url.port or 443), timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+def _bytes_of(module: torch.nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@cache
+def _imagenet_names() -> tuple[str, ...]:
+    import_timm()
+    from timm.data import ImageNetInfo
+
+    info: Any = ImageNetInfo()
+    return tuple(info.index_to_description(i) for i in range(info.num_classes()))

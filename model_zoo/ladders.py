@@ -1,0 +1,85 @@
+"""Ladders by name: `efficientnet-lite`, `efficientnet`, `timm:NAME,NAME,…`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import LadderError
+from .variants import Ladder, Variant
+
+DEFAULT = "efficientnet-lite"
+
+# ImageNet validation top-1 as published: by the authors of EfficientNet-Lite, and by timm for its own
+# training of EfficientNet.
+_NAMED = {
+    "efficientnet-lite": Ladder(
+        "efficientnet-lite",
+        (
+            Variant(0, "tf_efficientnet_lite0", 0.751, weights="package"),
+            Variant(1, "tf_efficientnet_lite1", 0.767, weights="package"),
+            Variant(2, "tf_efficientnet_lite2", 0.776, weights="package"),
+        ),
+    ),
+    "efficientnet": Ladder(
+        "efficientnet",
+        (
+            Variant(0, "efficientnet_b0.ra_in1k", 0.777),
+            Variant(1, "efficientnet_b1.ft_in1k", 0.787),
+            Variant(2, "efficientnet_b2.ra_in1k", 0.804),
+        ),
+    ),
+}
+
+
+def get_ladder(
+    name: str, *, quality: Sequence[float] | None = None, untrained: bool = False
+) -> Ladder:
+    """Return the ladder called `name`.
+
+    A `timm:NAME,NAME,…` ladder needs `quality`, one number in [0, 1] for each model in order,
+    because it cannot be guessed. With `untrained` the weights are random: right for measuring cost,
+    useless for answers. Raises `LadderError`.
+    """
+    ladder = _NAMED.get(name)
+    if ladder is None and name.startswith("timm:"):
+        ladder = _timm_ladder(name, quality)
+        quality = None
+    if ladder is None:
+        raise LadderError(
+            f"no ladder is called {name!r}",
+            help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,… or a profile.json",
+        )
+    variants = list(ladder.variants)
+    if quality is not None:
+        _check_quality(name, quality, len(variants))
+        variants = [
+            Variant(v.phi, v.name, q, "stated", v.weights)
+            for v, q in zip(variants, quality, strict=True)
+        ]
+    if untrained:
+        variants = [Variant(v.phi, v.name, v.quality, v.quality_origin, "none") for v in variants]
+    return Ladder(ladder.name, tuple(variants))
+
+
+def _timm_ladder(name: str, quality: Sequence[float] | None) -> Ladder:
+    models = [part.strip() for part in name.removeprefix("timm:").split(",") if part.strip()]
+    if not models:
+        raise LadderError(f"ladder {name!r} names no model", help="write timm:NAME,NAME,…")
+    _check_quality(name, quality, len(models))
+    assert quality is not None
+    return Ladder(
+        name,
+        tuple(
+            Variant(phi, model, float(q), "stated")
+            for phi, (model, q) in enumerate(zip(models, quality, strict=True))
+        ),
+    )
+
+
+def _check_quality(name: str, quality: Sequence[float] | None, count: int) -> None:
+    if quality is None or len(quality) != count:
+        raise LadderError(
+            f"ladder {name!r} needs the quality of its {count} models, "
+            f"got {0 if quality is None else len(quality)}",
+            help="pass one number in [0, 1] for each, such as --quality 0.70,0.76",
+        )

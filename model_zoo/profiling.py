@@ -1,0 +1,155 @@
+"""Measuring a ladder on this machine: latency, memory, hot and cold stalls, energy.
+
+Hot stalls come from one interleaved series: a walk that takes every ordered pair (previous, now)
+once a round, so that drift of the machine's speed falls on all pairs alike. The stall of a pair is
+the median of `now` after `previous` minus the median of `now` after itself, never below 0. Cold
+stalls are load + first run minus the median warm run, measured by evicting and loading again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from .backends import Array
+from .energy import RaplMeter
+from .pool import WarmPool
+from .profile import Latency, Profile, VariantProfile
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, what is being measured)."""
+
+
+def measure(
+    pool: WarmPool,
+    *,
+    rounds: int = 30,
+    cold_rounds: int = 3,
+    conditions: dict[str, str | int | float] | None = None,
+    meter: RaplMeter | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure the pool's ladder; every variant is resident afterwards, as far as the limit admits.
+
+    Each round runs every ordered pair of variants once: M² runs. `conditions` goes into the profile
+    beside what is added here. Energy is None where `meter` finds no counter.
+    """
+    count = len(pool.ladder)
+    meter = RaplMeter() if meter is None else meter
+    total = 1 + count * cold_rounds + rounds + count * meter.available
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(done, total, what)
+        done += 1
+
+    step("loading")
+    pool.load_all()
+    inputs = [pool.runner(phi).example for phi in range(count)]
+    walk = _pairs_walk(count)
+    for phi in walk:
+        pool.run(phi, inputs[phi])
+
+    samples: dict[tuple[int, int], list[float]] = {}
+    for number in range(rounds):
+        step(f"warm runs, round {number + 1} of {rounds}")
+        for previous, now in zip([walk[-1], *walk], walk, strict=False):
+            taken = pool.run(now, inputs[now]).latency_ms
+            samples.setdefault((previous, now), []).append(taken)
+    steady = [median(samples[phi, phi]) for phi in range(count)]
+
+    cold: list[list[float]] = [[] for _ in range(count)]
+    for _ in range(cold_rounds):
+        for phi in range(count):
+            step(f"cold start of {pool.ladder.variants[phi].name}")
+            pool.evict(phi)
+            cold[phi].append(pool.run(phi, inputs[phi]).latency_ms - steady[phi])
+    energy: list[float | None] = [None] * count
+    if meter.available:
+        for phi in range(count):
+            step(f"energy of {pool.ladder.variants[phi].name}")
+            energy[phi] = _energy_mj(pool, phi, inputs[phi], meter)
+    pool.load_all()
+    if progress is not None:
+        progress(total, total, "done")
+
+    return Profile(
+        ladder=pool.ladder.name,
+        device=device_name(),
+        backend=pool.backend.name,
+        variants=tuple(
+            VariantProfile(
+                phi=v.phi,
+                name=v.name,
+                quality=v.quality,
+                latency_ms=Latency.of(
+                    [s for (_, now), some in samples.items() if now == v.phi for s in some]
+                ),
+                memory_bytes=pool.memory_bytes(v.phi),
+                energy_mj=energy[v.phi],
+            )
+            for v in pool.ladder.variants
+        ),
+        stall_ms=_matrix(count, lambda m, a: median(samples[m, a]) - steady[a]),
+        cold_stall_ms=_matrix(count, lambda _, a: median(cold[a])) if cold_rounds else None,
+        conditions={
+            "rounds": rounds,
+            "input": "×".join(map(str, inputs[0].shape)) + f" {inputs[0].dtype}",
+            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            **(conditions or {}),
+        },
+        origin={
+            "latency_ms": "measured",
+            "memory_bytes": "measured",
+            "energy_mj": "measured" if meter.available else "not measurable here",
+            "stall_ms": "measured",
+            "quality": "/".join(sorted({v.quality_origin for v in pool.ladder.variants})),
+        },
+    )
+
+
+def _pairs_walk(count: int) -> list[int]:
+    """Return M² variants whose neighbours, read in a circle, are every ordered pair once.
+
+    The shortest such circle is the de Bruijn sequence of order 2: 0 0 1 0 2 1 1 2 2 for M = 3.
+    """
+    return [
+        visit
+        for a in range(count)
+        for visit in (a, *(x for b in range(a + 1, count) for x in (a, b)))
+    ]
+
+
+def _matrix(count: int, entry: Callable[[int, int], float]) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(0.0 if m == a else round(max(0.0, entry(m, a)), 4) for a in range(count))
+        for m in range(count)
+    )
+
+
+def _energy_mj(pool: WarmPool, phi: int, x: Array, meter: RaplMeter, runs: int = 20) -> float:
+    before = meter.total_mj()
+    for _ in range(runs):
+        pool.run(phi, x)
+    return round((meter.total_mj() - before) / runs, 3)
+
+
+def device_name() -> str:
+    """Return the board's or processor's name as the system gives it, with its cores."""
+    import psutil
+
+    name = platform.processor() or platform.machine()
+    board = Path("/proc/device-tree/model")
+    if board.exists():
+        name = board.read_text().strip("\0\n ")
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{name}, {psutil.cpu_count()} cores"

@@ -1,0 +1,68 @@
+"""What a ladder is, before anything is measured: names, weights, quality. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import LadderError
+
+Origin = Literal["measured", "published", "modelled", "stated"]
+"""Where a figure comes from; *stated* means that the user said so."""
+
+Weights = Literal["package", "hub", "none", "module"]
+"""Where weights come from: an installed package, timm's hub, random, or the user's own module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One model of a ladder; `phi` is its place, 0 = smallest; `quality` lies in [0, 1]."""
+
+    phi: int
+    name: str
+    quality: float
+    quality_origin: Origin = "published"
+    weights: Weights = "hub"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Variants of one task in order of cost.
+
+    Raises `LadderError` if there is no variant, if `phi` does not count 0, 1, 2, … in order, or if
+    a quality is not a finite number.
+    """
+
+    name: str
+    variants: tuple[Variant, ...]
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise LadderError(f"ladder {self.name!r} has no variant")
+        for place, variant in enumerate(self.variants):
+            if variant.phi != place:
+                raise LadderError(
+                    f"ladder {self.name!r}: variant {variant.name!r} has phi={variant.phi} at "
+                    f"place {place}; phi counts 0, 1, 2, … in order"
+                )
+            if not math.isfinite(variant.quality):
+                raise LadderError(
+                    f"ladder {self.name!r}: the quality of {variant.name!r} is {variant.quality}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of the variants' names in order: what a policy is bound to."""
+        return fingerprint(v.name for v in self.variants)
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Return 16 hex digits that identify an ordered list of variant names."""
+    text = "\n".join(names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,27 @@
+"""What decides: the switching problem and its solver, chains, the table policy, the rules.
+
+numpy only: nothing here imports torch, opens a socket or reads a clock.
+"""
+
+from .chain import Chain, default_chain, fit_chain
+from .frame import Objective, frame_mdp
+from .lookup import Lookup, Policy
+from .mdp import Solution, SwitchingMDP
+from .refresh import RefreshedTable
+from .rules import rule
+from .table import TablePolicy
+
+__all__ = [
+    "Chain",
+    "Lookup",
+    "Objective",
+    "Policy",
+    "RefreshedTable",
+    "Solution",
+    "SwitchingMDP",
+    "TablePolicy",
+    "default_chain",
+    "fit_chain",
+    "frame_mdp",
+    "rule",
+]

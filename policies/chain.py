@@ -1,0 +1,136 @@
+"""How budgets move: a Markov chain on bins of the budget, estimated from traces.
+
+**Bins.** Every threshold L_a + S_ma is an edge, so within a bin each choice is either on time for
+every budget or late for every budget; further edges cut the traces' values into equally full parts.
+Bin i holds edges[i−1] ≤ budget < edges[i]. All edges between two neighbouring values of the traces lie
+half-way, so rounding cannot move a value across one.
+
+**Estimate.** With n(i, j) counted transitions and a prior row ρ(i, ·) of strength s observations,
+
+    P(i, j) = (n(i, j) + s ρ(i, j)) / (Σ_k n(i, k) + s).
+
+The prior says that budgets move *by ratios* alike at every level: ρ(i, ·) is where points of bin i go
+when multiplied by the ratios B′/B of all consecutive rows of all traces, with a twentieth of the
+values' overall distribution mixed in, so that every level can be left. Counts alone overfit: a bin
+seen twice would be certain of its next step. Ratios and edges scale with the budget, so measuring
+time in other units changes no count and no probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PRIOR_STRENGTH = 20.0
+EXTRA_BINS = 24
+_MARGINAL_SHARE = 0.05
+_POINTS = 9  # points that stand for a bin
+_RATIOS = 257  # quantiles that stand for all ratios
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain on bins: `edges` (E−1,) ascending, `counts` (E, E), `prior` (E, E) rows of probability."""
+
+    edges: Floats
+    counts: Floats
+    prior: Floats
+    prior_strength: float = PRIOR_STRENGTH
+
+    @property
+    def transition(self) -> Floats:
+        """Return P, (E, E)."""
+        mass = self.counts + self.prior_strength * self.prior
+        return np.asarray(mass / mass.sum(axis=1, keepdims=True))
+
+    def bins(self, budgets: Floats) -> NDArray[np.int64]:
+        """Return the bin of each budget."""
+        return np.searchsorted(self.edges, budgets, side="right")
+
+    def scaled(self, factor: float) -> Chain:
+        """Return the same chain with every edge times `factor`."""
+        return replace(self, edges=self.edges * factor)
+
+
+def fit_chain(
+    series: Sequence[Floats],
+    thresholds: Floats,
+    *,
+    extra_bins: int = EXTRA_BINS,
+    prior_strength: float = PRIOR_STRENGTH,
+) -> Chain:
+    """Return the chain of one or more series of budgets (1-D, same unit as `thresholds`).
+
+    Raises ValueError if no series has two rows, or a value is negative or not finite.
+    """
+    rows = [np.asarray(s, dtype=np.float64) for s in series]
+    for number, row in enumerate(rows):
+        if row.ndim != 1 or not np.isfinite(row).all() or (row < 0).any():
+            raise ValueError(f"series {number} needs one axis of finite budgets ≥ 0")
+    if not any(len(row) >= 2 for row in rows):
+        raise ValueError("a chain needs a trace of at least two rows")
+    values = np.concatenate(rows)
+    edges = bin_edges(values, thresholds, extra_bins)
+    counts = np.zeros((len(edges) + 1, len(edges) + 1))
+    for row in rows:
+        bins = np.searchsorted(edges, row, side="right")
+        np.add.at(counts, (bins[:-1], bins[1:]), 1.0)
+    ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
+    return Chain(edges, counts, ratio_prior(edges, values, ratios), prior_strength)
+
+
+def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
+    """Return a cautious chain for a device of which nothing is known yet.
+
+    Budgets between half the smallest and twice the largest threshold, all levels alike; each step
+    multiplies by a log-normal factor (σ = 0.2), and one step in ten halves the budget.
+    """
+    levels = np.geomspace(thresholds[0] / 2, thresholds[-1] * 2, 20 * extra_bins)
+    normal = NormalDist(0.0, 0.2)
+    steps = np.exp([normal.inv_cdf((k + 0.5) / 90) for k in range(90)])
+    ratios = np.concatenate([steps, np.full(10, 0.5)])
+    edges = bin_edges(levels, thresholds, extra_bins)
+    size = len(edges) + 1
+    return Chain(edges, np.zeros((size, size)), ratio_prior(edges, levels, ratios))
+
+
+def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:
+    """Return the thresholds and about `extra_bins` − 1 edges that cut `values` into equal parts."""
+    distinct, first = np.unique(np.sort(values), return_index=True)
+    cuts = np.arange(1, extra_bins) * len(values) // extra_bins
+    # The cut falls before the first distinct value that begins at or after it.
+    after = np.unique(np.searchsorted(first, cuts))
+    after = after[(after > 0) & (after < len(distinct))]
+    between = 0.5 * (distinct[after - 1] + distinct[after])
+    near = np.abs(between[:, None] - thresholds[None, :]) <= 1e-6 * thresholds[None, :]
+    return np.unique(np.concatenate([thresholds, between[~near.any(axis=1)]]))
+
+
+def ratio_prior(edges: Floats, values: Floats, ratios: Floats) -> Floats:
+    """Return the prior rows ρ, (E, E): see the module's docstring."""
+    size = len(edges) + 1
+    where = np.searchsorted(edges, values, side="right")
+    marginal = np.bincount(where, minlength=size) / len(values)
+    if not len(ratios):
+        return np.tile(marginal, (size, 1))
+    if len(ratios) > _RATIOS:
+        ratios = np.quantile(ratios, np.linspace(0, 1, _RATIOS), method="inverted_cdf")
+    low = np.concatenate([[edges[0] / 2], edges])
+    high = np.concatenate([edges, [edges[-1] * 1.5]])
+    prior = np.empty((size, size))
+    for e in range(size):
+        inside = np.sort(values[where == e])
+        if len(inside):
+            picks = np.linspace(0, len(inside) - 1, min(_POINTS, len(inside)))
+            points = inside[picks.round().astype(int)]
+        else:
+            points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
+        next_bins = np.searchsorted(edges, np.outer(points, ratios).ravel(), side="right")
+        prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
+    return (1 - _MARGINAL_SHARE) * prior + _MARGINAL_SHARE * marginal

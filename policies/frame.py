@@ -1,0 +1,58 @@
+"""The frame loop as a switching problem: one answer a step, paid on the budget that comes.
+
+The world e is the bin of the budget as last read, x is the active variant m, and
+
+    r(e, m, a) = q_a · Pr[L_a + S_ma ≤ B′ | e] − κ · Pr[L_a + S_ma > B′ | e],     C(m, a) = λ · 1[a ≠ m]
+
+with B′ the budget of the step itself: the policy decides on what it sees and is paid on what comes.
+Every L_a + S_ma being an edge, the probabilities are sums of whole bins: exact, not interpolated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model_zoo.profile import Costs
+from .chain import Chain
+from .mdp import SwitchingMDP
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is maximised: quality on time, minus κ = `miss_cost` when late and λ = `switch_cost`.
+
+    `discount` is γ in (0, 1), or None for the long-run average. Raises ValueError.
+    """
+
+    miss_cost: float = 0.5
+    switch_cost: float = 0.01
+    discount: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("miss_cost", "switch_cost"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise ValueError(f"{name} is {value}; expected a finite number ≥ 0")
+        if self.discount is not None and not 0 < self.discount < 1:
+            raise ValueError(f"discount is {self.discount}; expected a number in (0, 1), or None")
+
+
+def on_time_probability(costs: Costs, chain: Chain) -> Floats:
+    """Return (E, M, M): Pr[L_a + S_ma ≤ B′ | e] for row m active and column a chosen."""
+    tail = chain.transition[:, ::-1].cumsum(axis=1)[:, ::-1]  # tail[e, k] = Pr[bin′ ≥ k | e]
+    tail = np.concatenate([tail, np.zeros((len(tail), 1))], axis=1)
+    first = np.searchsorted(chain.edges, costs.need_ms, side="left") + 1
+    return np.asarray(np.minimum(tail[:, np.minimum(first, len(tail))], 1.0))
+
+
+def frame_mdp(costs: Costs, chain: Chain, objective: Objective) -> SwitchingMDP:
+    """Return the frame loop's switching problem; `chain.edges` in milliseconds."""
+    on_time = on_time_probability(costs, chain)
+    reward = costs.quality * on_time - objective.miss_cost * (1 - on_time)
+    switch_cost = objective.switch_cost * (1 - np.eye(len(costs)))
+    return SwitchingMDP(chain.transition, reward, switch_cost, objective.discount)

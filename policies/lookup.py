@@ -1,0 +1,51 @@
+"""Looking a decision up: the form in which every policy without memory runs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class Policy(Protocol):
+    """Anything that maps (reading, active variant) to a variant, one step after the other."""
+
+    name: str
+
+    def decide(self, reading_ms: float, active: int) -> int:
+        """Return the φ to answer with, given the budget as last read and the active φ."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything seen since the start."""
+        ...
+
+
+class Lookup:
+    """A table over bins of the reading: one bisection and one index, nothing allocated.
+
+    `edges_ms` (E−1,) ascending; `table` (E, M) of φ: row = bin, column = active variant.
+    """
+
+    __slots__ = ("_edges", "_rows", "edges_ms", "name", "table")
+
+    def __init__(self, name: str, edges_ms: ArrayLike, table: ArrayLike) -> None:
+        self.name = name
+        self.edges_ms: NDArray[np.float64] = np.asarray(edges_ms, dtype=np.float64)
+        self.table: NDArray[np.uint8] = np.asarray(table, dtype=np.uint8)
+        if self.table.shape[0] != len(self.edges_ms) + 1:
+            raise ValueError(
+                f"{len(self.edges_ms)} edges cut {len(self.edges_ms) + 1} bins, "
+                f"the table has {self.table.shape[0]}"
+            )
+        self._edges: list[float] = self.edges_ms.tolist()
+        self._rows: list[list[int]] = self.table.T.tolist()
+
+    def decide(self, reading_ms: float, active: int) -> int:
+        """Return the φ for this reading."""
+        return self._rows[active][bisect_right(self._edges, reading_ms)]
+
+    def reset(self) -> None:
+        """Do nothing: a look-up has no memory."""

@@ -1,0 +1,167 @@
+"""The simple rules that every table has to beat: static, greedy, hysteresis, alert, random.
+
+Static and greedy have no memory and are look-ups; the others carry a little state from step to step.
+None of them depends on the unit of time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import InputError
+from ..model_zoo.profile import Costs
+from .frame import Objective
+from .lookup import Lookup, Policy
+
+_FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
+RULES_HELP = "static:PHI, greedy, hysteresis[:GUARD,PATIENCE], alert, random:SEED"
+
+
+def static(costs: Costs, phi: int) -> Lookup:
+    """Return the rule that always answers with `phi`."""
+    if not 0 <= phi < len(costs):
+        raise InputError(f"static:{phi}: the ladder has φ = 0 … {len(costs) - 1}")
+    return Lookup(f"static:{phi}", [], np.full((1, len(costs)), phi))
+
+
+def greedy(costs: Costs) -> Lookup:
+    """Return the rule that takes the best variant whose latency and stall fit the reading.
+
+    Where none fits it takes the one that needs least.
+    """
+    edges = costs.thresholds_ms
+    floor = np.concatenate([[-np.inf], edges])
+    fits = costs.need_ms[None, :, :] <= floor[:, None, None]  # (E, m, a)
+    best = np.where(fits, costs.quality, -np.inf).argmax(axis=2)
+    quickest = costs.need_ms.argmin(axis=1)
+    return Lookup("greedy", edges, np.where(fits.any(axis=2), best, quickest))
+
+
+class Hysteresis:
+    """Down at once, up only with room to spare: the threshold rule of most adaptive systems.
+
+    If the active variant no longer fits, take what greedy takes. Move up only after `patience` readings
+    in a row in which something better would have fitted with `guard` times its need.
+    """
+
+    def __init__(self, costs: Costs, guard: float = 1.1, patience: int = 3) -> None:
+        if not (math.isfinite(guard) and guard >= 1 and patience >= 1):
+            raise InputError(
+                f"hysteresis:{guard},{patience}: guard is a number ≥ 1, patience a count ≥ 1"
+            )
+        self.name = f"hysteresis:{guard:g},{patience}"
+        self._greedy = greedy(costs)
+        self._need = costs.need_ms.tolist()
+        self._quality = costs.quality.tolist()
+        self._guard = guard
+        self._patience = patience
+        self._waited = 0
+
+    def decide(self, reading_ms: float, active: int) -> int:
+        """Return the φ for this reading."""
+        if self._need[active][active] > reading_ms:
+            self._waited = 0
+            return self._greedy.decide(reading_ms, active)
+        better = self._greedy.decide(reading_ms / self._guard, active)
+        if self._quality[better] <= self._quality[active]:
+            self._waited = 0
+            return active
+        self._waited += 1
+        if self._waited < self._patience:
+            return active
+        self._waited = 0
+        return better
+
+    def reset(self) -> None:
+        """Forget the readings waited for."""
+        self._waited = 0
+
+
+class Alert:
+    """Filter the budget, then take the best expected payoff of this one step; after ALERT (ATC 2020).
+
+    ALERT tracks one slow-down factor by a filter with mean and variance and picks the choice of highest
+    expected quality, without looking ahead and blind to the cost of switching. Here the quantity that
+    moves is the logarithm of the budget: mean and variance by exponential forgetting (rate 0.3 and
+    0.1), the next budget taken as normal around the mean.
+    """
+
+    def __init__(self, costs: Costs, objective: Objective) -> None:
+        self.name = "alert"
+        self._log_need = np.log(costs.need_ms).tolist()
+        self._quality = costs.quality.tolist()
+        self._miss_cost = objective.miss_cost
+        self._mean: float | None = None
+        self._variance = _FIRST_VARIANCE
+
+    def decide(self, reading_ms: float, active: int) -> int:
+        """Return the φ for this reading."""
+        seen = math.log(max(reading_ms, 1e-300))
+        if self._mean is None:
+            self._mean = seen
+        surprise = seen - self._mean
+        self._mean += 0.3 * surprise
+        self._variance += 0.1 * (surprise * surprise - self._variance)
+        spread = math.sqrt(2 * self._variance) + 1e-9
+        best, best_value = 0, -math.inf
+        for phi, need in enumerate(self._log_need[active]):
+            on_time = 0.5 * math.erfc((need - self._mean) / spread)
+            value = self._quality[phi] * on_time - self._miss_cost * (1 - on_time)
+            if value > best_value:
+                best, best_value = phi, value
+        return best
+
+    def reset(self) -> None:
+        """Forget the filter."""
+        self._mean = None
+        self._variance = _FIRST_VARIANCE
+
+
+class Random:
+    """Any variant, all alike: the floor below every rule. The seed makes it repeatable."""
+
+    def __init__(self, costs: Costs, seed: int = 0) -> None:
+        self.name = f"random:{seed}"
+        self._count = len(costs)
+        self._seed = seed
+        self._random = random.Random(seed)
+
+    def decide(self, reading_ms: float, active: int) -> int:
+        """Return a φ by lot."""
+        return self._random.randrange(self._count)
+
+    def reset(self) -> None:
+        """Begin the same series again."""
+        self._random = random.Random(self._seed)
+
+
+def rule(name: str, costs: Costs, objective: Objective | None = None) -> Policy:
+    """Return the rule called `name`: see `RULES_HELP`. Raises `InputError`."""
+    head, _, arguments = name.partition(":")
+    parts = [part.strip() for part in arguments.split(",")] if arguments else []
+    makers: dict[str, tuple[tuple[int, ...], Callable[..., Policy], tuple[type, ...]]] = {
+        "static": ((1,), lambda phi: static(costs, phi), (int,)),
+        "greedy": ((0,), lambda: greedy(costs), ()),
+        "hysteresis": ((0, 1, 2), lambda *a: Hysteresis(costs, *a), (float, int)),
+        "alert": ((0,), lambda: Alert(costs, objective or Objective()), ()),
+        "random": ((0, 1), lambda *a: Random(costs, *a), (int,)),
+    }
+    if head in makers:
+        counts, make, kinds = makers[head]
+        if len(parts) in counts:
+            try:
+                values = [kind(part) for kind, part in zip(kinds, parts, strict=False)]
+            except ValueError:
+                pass
+            else:
+                return make(*values)
+    raise InputError(f"no rule is called {name!r}", help=f"use {RULES_HELP}")
+
+
+def is_rule(name: str) -> bool:
+    """Say whether `name` begins like a rule (and not like a file)."""
+    return name.partition(":")[0] in ("static", "greedy", "hysteresis", "alert", "random")

@@ -1,0 +1,249 @@
+"""The table policy: solved ahead of time, kept in one file, checked before it is used.
+
+Inside, time is dimensionless: `edges` are budgets divided by the latency of φ = 0. So a policy solved
+on one device serves another one whose ladder has the same ratios; `bind` puts the milliseconds back.
+
+A policy file (`.npz`, schema 1) holds the arrays `edges` (E−1,), `table` (E, M), `counts` and `prior`
+(E, E), and `meta`, a JSON text with the objective, the certificate, the fingerprints of ladder and
+profile, and the digest: SHA-256 over the arrays and the rest of the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PolicyError
+from ..model_zoo.profile import Costs, Profile
+from .chain import Chain, default_chain, fit_chain
+from .frame import Objective, frame_mdp, on_time_probability
+from .lookup import Lookup
+
+SCHEMA = 1
+_SNAP = 1e-9  # relative: an edge this close to a threshold of the ladder is that threshold
+_MAX_FILE_BYTES = 256 * 1024 * 1024
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the solver promises on the chain it was given.
+
+    `lower` and `upper` bound the optimal reward a step (the value averaged over states when
+    discounted); the rest is predicted for this policy from its stationary distribution.
+    """
+
+    lower: float
+    upper: float
+    converged: bool
+    on_time_share: float
+    switch_share: float
+    mean_quality: float
+
+
+@dataclass(frozen=True)
+class TablePolicy:
+    """A solved policy: `table` (E, M) over bins of the reading (`chain.edges`, in costs of φ = 0)."""
+
+    table: NDArray[np.uint8]
+    chain: Chain
+    objective: Objective
+    certificate: Certificate
+    latency: str
+    ladder: str
+    ladder_fingerprint: str
+    profile_fingerprint: str
+
+    name = "table"
+
+    @classmethod
+    def solve(
+        cls,
+        profile: Profile,
+        traces: Sequence[Floats] = (),
+        *,
+        objective: Objective | None = None,
+        latency: str = "p95",
+        chain: Chain | None = None,
+    ) -> TablePolicy:
+        """Return the optimal table for `profile` on the chain of `traces` (budgets in ms, 1-D each).
+
+        Without traces a cautious default chain is used; with `chain` (edges in ms), that one. Raises
+        ValueError where traces are unusable.
+        """
+        objective = objective or Objective()
+        costs = profile.costs(latency)
+        if chain is None:
+            thresholds = costs.thresholds_ms
+            chain = fit_chain(traces, thresholds) if len(traces) else default_chain(thresholds)
+        table, certificate = solve_table(costs, chain, objective)
+        return cls(
+            table=table,
+            chain=chain.scaled(1 / costs.latency_ms[0]),
+            objective=objective,
+            certificate=certificate,
+            latency=latency,
+            ladder=profile.ladder,
+            ladder_fingerprint=profile.ladder_fingerprint,
+            profile_fingerprint=profile.fingerprint,
+        )
+
+    def chain_ms(self, costs: Costs) -> Chain:
+        """Return the chain with its edges in milliseconds of this device.
+
+        An edge that was a threshold of the ladder becomes that very threshold again, bit for bit.
+        """
+        chain = self.chain.scaled(costs.latency_ms[0])
+        edges = chain.edges.copy()
+        for threshold in costs.thresholds_ms:
+            near = int(np.abs(edges - threshold).argmin()) if len(edges) else 0
+            if len(edges) and abs(edges[near] - threshold) <= _SNAP * threshold:
+                edges[near] = threshold
+        return Chain(edges, chain.counts, chain.prior, chain.prior_strength)
+
+    def bind(self, profile: Profile) -> Lookup:
+        """Return the look-up for this device; raise `PolicyError` if the ladder is another one."""
+        if profile.ladder_fingerprint != self.ladder_fingerprint:
+            raise PolicyError(
+                f"the policy is for ladder {self.ladder!r} ({self.ladder_fingerprint}), "
+                f"the profile for {profile.ladder!r} ({profile.ladder_fingerprint})",
+                help="solve a policy for this profile with `adaphi solve`",
+            )
+        return Lookup(self.name, self.chain_ms(profile.costs(self.latency)).edges, self.table)
+
+    def to_bytes(self) -> bytes:
+        """Return the policy file's content."""
+        arrays: dict[str, NDArray[Any]] = {
+            "edges": self.chain.edges,
+            "table": self.table,
+            "counts": self.chain.counts,
+            "prior": self.chain.prior,
+        }
+        meta: dict[str, Any] = {
+            "schema": SCHEMA,
+            "objective": asdict(self.objective),
+            "certificate": asdict(self.certificate),
+            "prior_strength": self.chain.prior_strength,
+            "latency": self.latency,
+            "ladder": self.ladder,
+            "ladder_fingerprint": self.ladder_fingerprint,
+            "profile_fingerprint": self.profile_fingerprint,
+        }
+        meta["digest"] = _digest(arrays, meta)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy to `path`, whole or not at all."""
+        path = Path(path)
+        beside = path.with_name(path.name + ".part")
+        beside.write_bytes(self.to_bytes())
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TablePolicy:
+        """Read a policy; raise `PolicyError` with one line if anything in it is not as it was saved."""
+        try:
+            if Path(path).stat().st_size > _MAX_FILE_BYTES:
+                raise PolicyError(f"{path}: larger than any policy file")
+            return cls.from_bytes(Path(path).read_bytes())
+        except OSError as error:
+            raise PolicyError(f"{path}: {error.strerror}") from None
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error.message}", help=error.help) from None
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> TablePolicy:
+        """Return the policy that `to_bytes` wrote; raise `PolicyError`."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("edges", "table", "counts", "prior")}
+                meta = json.loads(str(file["meta"]))
+            if meta["schema"] != SCHEMA:
+                raise PolicyError(
+                    f"policy schema {meta['schema']} is not known; this version reads {SCHEMA}"
+                )
+            if meta.pop("digest") != _digest(arrays, meta):
+                raise PolicyError("the digest does not match: the policy was damaged or changed")
+            policy = cls(
+                table=arrays["table"],
+                chain=Chain(
+                    arrays["edges"], arrays["counts"], arrays["prior"], meta["prior_strength"]
+                ),
+                objective=Objective(**meta["objective"]),
+                certificate=Certificate(**meta["certificate"]),
+                latency=meta["latency"],
+                ladder=meta["ladder"],
+                ladder_fingerprint=meta["ladder_fingerprint"],
+                profile_fingerprint=meta["profile_fingerprint"],
+            )
+        except PolicyError:
+            raise
+        except (
+            ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError,
+            RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+        ) as error:  # fmt: skip
+            why = str(error).partition("\n")[0][:120] or type(error).__name__
+            raise PolicyError(f"not a whole policy file ({why})") from None
+        _check(policy)
+        return policy
+
+
+def solve_table(
+    costs: Costs, chain: Chain, objective: Objective
+) -> tuple[NDArray[np.uint8], Certificate]:
+    """Return the optimal table (E, M) and its certificate for a chain with edges in milliseconds."""
+    mdp = frame_mdp(costs, chain, objective)
+    solution = mdp.solve()
+    occupancy = mdp.occupancy(solution.policy)
+    e, m = np.indices(solution.policy.shape)
+    on_time = on_time_probability(costs, chain)[e, m, solution.policy]
+    share = float((occupancy * on_time).sum())
+    quality = float((occupancy * on_time * costs.quality[solution.policy]).sum())
+    lower, upper = (float(np.mean(bound)) for bound in solution.bounds)
+    certificate = Certificate(
+        lower=lower,
+        upper=upper,
+        converged=solution.converged,
+        on_time_share=share,
+        switch_share=float(occupancy[solution.policy != m].sum()),
+        mean_quality=quality / share if share > 0 else 0.0,
+    )
+    return solution.policy.astype(np.uint8), certificate
+
+
+def _digest(arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _check(policy: TablePolicy) -> None:
+    """Raise `PolicyError` where parts that are each intact do not fit together."""
+    edges, table = policy.chain.edges, policy.table
+    states = len(edges) + 1
+    fits = (
+        edges.ndim == 1
+        and table.dtype == np.uint8
+        and table.ndim == 2
+        and table.shape[0] == states
+        and (table < table.shape[1]).all()
+        and policy.chain.counts.shape == policy.chain.prior.shape == (states, states)
+        and bool((np.diff(edges) > 0).all())
+    )
+    if not fits:
+        raise PolicyError("the policy's arrays do not fit together")

@@ -1,0 +1,214 @@
+"""Budget traces: reading strictly, writing exactly, importing raw resource traces by stated mappings."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import TraceError
+
+Floats = NDArray[np.float64]
+
+MAPPINGS = {
+    "cpu_percent": "100 − use, nothing below 0",
+    "cpu_fraction": "1 − use, nothing below 0",
+    "memory_percent": "100 − use, nothing below 0",
+    "memory_fraction": "1 − use, nothing below 0",
+    "absolute": "the absolute value (bandwidth, battery level, current, temperature, …)",
+}
+"""How `import_raw` turns a resource into headroom, which is then scaled to a median of `median_ms`."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recorded series of budgets: `time_s` (T,) strictly increasing, `budget_ms` (T,) ≥ 0.
+
+    `columns` holds any further series of the file, each (T,). Raises `TraceError` where the arrays
+    break these rules.
+    """
+
+    time_s: Floats
+    budget_ms: Floats
+    columns: dict[str, Floats] = field(default_factory=dict)
+    name: str = "trace"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "time_s", np.asarray(self.time_s, dtype=np.float64))
+        object.__setattr__(self, "budget_ms", np.asarray(self.budget_ms, dtype=np.float64))
+        series = {"time_s": self.time_s, "budget_ms": self.budget_ms, **self.columns}
+        for column, values in series.items():
+            if values.ndim != 1 or len(values) != len(self.time_s):
+                raise TraceError(f"{self.name}: {column} has shape {values.shape}")
+        fault = _first_fault(list(series), np.column_stack(list(series.values())))
+        if fault is not None:
+            row, column_index, why = fault
+            raise TraceError(f"{self.name}: row {row}: {list(series)[column_index]}: {why}")
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def __repr__(self) -> str:
+        return f"<Trace(name={self.name!r}, rows={len(self)})>"
+
+    @classmethod
+    def from_budgets(
+        cls, budget_ms: ArrayLike, *, step_s: float = 1.0, name: str = "trace"
+    ) -> Trace:
+        """Return a trace of evenly spaced budgets."""
+        budgets = np.asarray(budget_ms, dtype=np.float64)
+        times = np.arange(len(budgets), dtype=np.float64) * step_s
+        return cls(times, budgets, name=name)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Trace:
+        """Read a `.csv` or `.npz` trace; raise `TraceError` naming file, line and column."""
+        path = Path(path)
+        columns = _read_npz(path) if path.suffix == ".npz" else read_csv(path)
+        names = list(columns)
+        where = str(path) if path.suffix == ".npz" else f"{path}:1"
+        if names[:1] != ["time_s"] or "budget_ms" not in names:
+            raise TraceError(
+                f"{where}: expected the columns time_s, budget_ms, …; found {', '.join(names)}",
+                help="a raw resource trace becomes a budget by `adaphi trace import`",
+            )
+        time_s, budget_ms = columns.pop("time_s"), columns.pop("budget_ms")
+        return cls(time_s, budget_ms, columns, path.stem)
+
+    def write(self, path: str | Path) -> None:
+        """Write a `.csv` or `.npz`; what is read back is equal bit for bit."""
+        path = Path(path)
+        series = {"time_s": self.time_s, "budget_ms": self.budget_ms, **self.columns}
+        if path.suffix == ".npz":
+            np.savez(path, allow_pickle=False, **series)
+            return
+        rows = zip(*(values.tolist() for values in series.values()), strict=True)
+        lines = [",".join(series), *(",".join(map(repr, row)) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+
+    def split(self, share: float = 0.5) -> tuple[Trace, Trace]:
+        """Return the first `share` of the rows to learn from, and the rest to score."""
+        cut = int(len(self) * share)
+        return self[:cut], self[cut:]
+
+    def __getitem__(self, rows: slice) -> Trace:
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Trace(self.time_s[rows], self.budget_ms[rows], columns, self.name)
+
+
+def import_raw(
+    path: str | Path, mapping: str, *, column: str | None = None, median_ms: float = 50.0
+) -> Trace:
+    """Return a budget trace from a raw resource trace: headroom ÷ its median × `median_ms`.
+
+    The file's first column is `time_s`; `column` names the resource (default: the second). `mapping`
+    is one of `MAPPINGS`. Raises `TraceError`, also where the median headroom is 0.
+    """
+    if mapping not in MAPPINGS:
+        raise TraceError(f"no mapping is called {mapping!r}", help=f"use {', '.join(MAPPINGS)}")
+    columns = read_csv(Path(path))
+    names = list(columns)
+    if names[0] != "time_s" or len(names) < 2:
+        raise TraceError(f"{path}:1: expected time_s and a value; found {', '.join(names)}")
+    column = column or names[1]
+    if column not in columns:
+        raise TraceError(f"{path}:1: no column {column!r}; found {', '.join(names)}")
+    value = columns[column]
+    if mapping == "absolute":
+        headroom = np.abs(value)
+    else:
+        full = 100.0 if mapping.endswith("percent") else 1.0
+        headroom = np.maximum(full - value, 0.0)
+    middle = float(np.median(headroom))
+    if middle <= 0:
+        raise TraceError(
+            f"{path}: the median headroom of {column!r} as {mapping} is 0, nothing to scale by"
+        )
+    return Trace(columns["time_s"], headroom / middle * median_ms, name=Path(path).stem)
+
+
+def read_csv(path: Path) -> dict[str, Floats]:
+    """Return the columns of a CSV of numbers, checked; raise `TraceError` with line and column."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: not a text file (byte {error.start})") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise TraceError(f"{path}:1: the file is empty")
+    names = [name.strip() for name in lines[0].split(",")]
+    if len(set(names)) < len(names) or "" in names:
+        raise TraceError(f"{path}:1: column names must be different and not empty")
+    if len(lines) == 1:
+        raise TraceError(f"{path}:2: the file has a header and no rows")
+    try:
+        table = np.loadtxt(lines[1:], delimiter=",", comments=None, ndmin=2)
+    except ValueError:
+        table = np.empty((0, 0))
+    if table.shape != (len(lines) - 1, len(names)) or _first_fault(names, table) is not None:
+        _explain(path, names, lines)
+    return {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)}
+
+
+def _explain(path: Path, names: list[str], lines: list[str]) -> NoReturn:
+    """Raise `TraceError` for the first line that is wrong."""
+    previous = np.empty((0, len(names)))
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split(",")
+        if len(fields) != len(names):
+            place = min(len(fields), len(names)) + 1
+            raise TraceError(
+                f"{path}:{number}:{place}: expected {len(names)} fields, found {len(fields)}"
+            )
+        row = np.empty(len(names))
+        for i, text in enumerate(fields):
+            try:
+                row[i] = float(text)
+            except ValueError:
+                raise TraceError(
+                    f"{path}:{number}:{i + 1}: {names[i]}: expected a number, found {text!r}"
+                ) from None
+        fault = _first_fault(names, np.vstack([previous, row]))
+        if fault is not None:
+            raise TraceError(f"{path}:{number}:{fault[1] + 1}: {names[fault[1]]}: {fault[2]}")
+        previous = row[None, :]
+    raise TraceError(f"{path}: cannot be read as numbers")
+
+
+def _first_fault(names: list[str], table: Floats) -> tuple[int, int, str] | None:
+    """Return (row, column, why) of the first value that breaks a trace's rules, or None."""
+    wrong = ~np.isfinite(table)
+    times = table[:, 0]
+    if names[0] == "time_s":
+        wrong[1:, 0] |= ~(np.diff(times) > 0)
+    for column, name in enumerate(names):
+        if name == "budget_ms":
+            wrong[:, column] |= table[:, column] < 0
+    if not wrong.any():
+        return None
+    row, column = (int(i) for i in np.argwhere(wrong)[0])
+    value = float(table[row, column])
+    if not np.isfinite(value):
+        return row, column, f"expected a finite number, found {value}"
+    if names[column] == "budget_ms" and value < 0:
+        return row, column, f"a budget is ≥ 0, found {value}"
+    return row, column, f"times must increase, found {value} after {times[row - 1]}"
+
+
+def _read_npz(path: Path) -> dict[str, Floats]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise TraceError(f"{path}: not an NPZ of numbers ({error})") from None
+    first = {name: columns.pop(name) for name in ("time_s",) if name in columns}
+    return {**first, **columns}
