@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..model_zoo.profile import Costs
 from ..policies.lookup import Policy
 
 
@@ -14,11 +15,13 @@ class Reading(NamedTuple):
     """The budget as last observed, at decision time.
 
     `budget_ms` is time already divided by the slow-down; `max_phi` is the highest variant that memory,
-    power and heat admit (None: all).
+    power and heat admit (None: all). `slack_ms` is what this very request is known to have left, in the
+    same unit; None in the frame loop, where nobody knows the budget that the answer will meet.
     """
 
     budget_ms: float
     max_phi: int | None = None
+    slack_ms: float | None = None
 
 
 class Decision(NamedTuple):
@@ -26,7 +29,7 @@ class Decision(NamedTuple):
 
     phi: int
     previous: int
-    reading: Reading
+    reading: Reading | None
 
     @property
     def switched(self) -> bool:
@@ -37,9 +40,10 @@ class Decision(NamedTuple):
 class Controller:
     """A policy and the one thing it acts on: which variant is active. φ = 0 is active at first."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, costs: Costs) -> None:
         self.policy = policy
         self.active = 0
+        self._need_ms: list[list[float]] = costs.need_ms.tolist()
 
     def __repr__(self) -> str:
         return f"<Controller(policy={self.policy.name!r}, active={self.active})>"
@@ -47,17 +51,30 @@ class Controller:
     def step(self, reading: Reading) -> Decision:
         """Decide on one reading and make the decision's variant the active one.
 
-        A reading that is not a number counts as no budget at all.
+        A budget that is not a number counts as none at all. Where the slack is known, a variant that
+        is sure to be late gives way to the largest smaller one that is not.
         """
         previous = self.active
-        budget_ms, max_phi = reading
+        budget_ms, max_phi, slack_ms = reading
         phi = self.policy.decide(budget_ms if budget_ms > 0 else 0.0, previous)
         if max_phi is not None and phi > max_phi:
             phi = max_phi
+        if slack_ms is not None and self._need_ms[previous][phi] > slack_ms:
+            phi = self._largest_in_time(previous, phi, slack_ms)
         self.active = phi
         return Decision(phi, previous, reading)
+
+    def pin(self, phi: int) -> Decision:
+        """Make `phi` the active variant without asking the policy."""
+        previous, self.active = self.active, phi
+        return Decision(phi, previous, None)
 
     def reset(self) -> None:
         """Begin again with φ = 0 active and a policy that has seen nothing."""
         self.policy.reset()
         self.active = 0
+
+    def _largest_in_time(self, active: int, below: int, slack_ms: float) -> int:
+        need = self._need_ms[active][:below]
+        in_time = [phi for phi, need_ms in enumerate(need) if need_ms <= slack_ms]
+        return in_time[-1] if in_time else 0

@@ -134,6 +134,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             quality=np.array([v.quality for v in self.variants], dtype=np.float64),
         )
 
+    def typical_ms(self, latency: str = "p95") -> list[float]:
+        """Return the middle latency of each variant: what running slower is measured against."""
+        costs = self.costs(latency)
+        return [
+            v.latency_ms.p50 or v.latency_ms.mean or float(costs.latency_ms[v.phi])
+            for v in self.variants
+        ]
+
     def as_ladder(self) -> Ladder:
         """Return the variants alone, without their costs."""
         return Ladder(self.ladder, tuple(Variant(v.phi, v.name, v.quality) for v in self.variants))

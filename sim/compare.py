@@ -11,8 +11,8 @@ from ..model_zoo.profile import Profile
 from ..policies.frame import Objective
 from ..policies.rules import Hysteresis
 from ..policies.table import TablePolicy
+from ..policies.trace import Trace
 from .replay import Replay, clairvoyant, replay
-from .trace import Trace
 
 GUARDS = (1.0, 1.05, 1.1, 1.2, 1.4)
 PATIENCES = (1, 2, 3, 5, 10)

@@ -24,8 +24,8 @@ from ..policies.choose import choose
 from ..policies.frame import Objective
 from ..policies.lookup import Lookup, Policy
 from ..policies.table import TablePolicy
+from ..policies.trace import Trace
 from . import kernels
-from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def replay(
     if isinstance(decider, Lookup):
         decisions = kernels.walk(trace.budget_ms, decider.edges_ms, decider.table)
     else:
-        decisions = decide_stepwise(trace, decider)
+        decisions = decide_stepwise(trace, decider, costs)
     return score(trace, costs, objective, decisions, decider.name)
 
 
-def decide_stepwise(trace: Trace, policy: Policy) -> NDArray[np.uint8]:
+def decide_stepwise(trace: Trace, policy: Policy, costs: Costs) -> NDArray[np.uint8]:
     """Return the decisions of any policy, one `Controller.step` after the other."""
-    controller = Controller(policy)
+    controller = Controller(policy, costs)
     controller.reset()
     readings = trace.budget_ms[:-1].tolist()
     return np.array([controller.step(Reading(b)).phi for b in readings], dtype=np.uint8)

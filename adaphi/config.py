@@ -1,0 +1,156 @@
+"""The configuration: one TOML file, every key with a default, unknown keys refused with their path."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigError
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+def runtime_dir() -> Path:
+    """Return the user's folder for sockets; only the user can enter it."""
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    if given and Path(given).is_dir():
+        return Path(given)
+    return Path(tempfile.gettempdir()) / f"adaphi-{os.getuid()}"
+
+
+def default_address() -> str:
+    """Return the address at which a daemon listens, and a client asks, if nothing else is said."""
+    return f"ipc://{runtime_dir()}/adaphi.sock"
+
+
+class Zmq(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[zmq]`: where requests arrive; only ipc and loopback."""
+
+    bind: list[str] = msgspec.field(
+        default_factory=lambda: [default_address(), "tcp://127.0.0.1:5757"]
+    )
+    max_message_mb: Positive = 64.0
+
+
+class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[http]`: metrics and health; port 0 takes any free one."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8757
+
+
+class Budget(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[budget]`: what the device can spend, and how often it is read."""
+
+    sources: list[str] = msgspec.field(default_factory=lambda: ["cpu", "memory", "pushed"])
+    deadline_ms: Positive = 100.0
+    interval_ms: Positive = 100.0
+
+
+class Worker(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[worker]`: the process that owns the models."""
+
+    threads: Count = 1
+    backend: str = "torch"
+    memory_limit_mb: Positive = 1024.0
+    profile_rounds: Count = 8
+    hang_s: Positive = 10.0
+
+
+class Queue(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[queue]`: how many requests may wait, and how long a shutdown waits for them."""
+
+    max_requests: Count = 64
+    drain_s: Positive = 10.0
+
+
+class ObjectiveConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[objective]`: prices for a policy that is solved at the start."""
+
+    miss_cost: Annotated[float, Meta(ge=0)] = 0.5
+    switch_cost: Annotated[float, Meta(ge=0)] = 0.01
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Everything that `adaphi serve` can be told; see the sections above."""
+
+    ladder: str = "efficientnet-lite"
+    policy: str | None = None
+    latency: str = "p95"
+    adapt: bool = False
+    objective: ObjectiveConfig = ObjectiveConfig()
+    zmq: Zmq = msgspec.field(default_factory=Zmq)
+    http: Http = Http()
+    budget: Budget = msgspec.field(default_factory=Budget)
+    worker: Worker = Worker()
+    queue: Queue = Queue()
+
+
+def load_config(path: str | Path | None = None) -> Config:
+    """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
+
+    Relative paths inside (`ladder`, `policy`, `trace:` sources) are taken from the file's folder.
+    """
+    if path is None:
+        return Config()
+    path = Path(path)
+    try:
+        config = msgspec.convert(tomllib.loads(path.read_text()), Config)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        check_addresses(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", help=error.help) from None
+    here = path.resolve().parent
+    sources = [
+        f"trace:{here / s.removeprefix('trace:')}" if s.startswith("trace:") else s
+        for s in config.budget.sources
+    ]
+    ladder, policy = config.ladder, config.policy
+    return msgspec.structs.replace(
+        config,
+        ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
+        policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
+        budget=msgspec.structs.replace(config.budget, sources=sources),
+    )
+
+
+def check_addresses(config: Config) -> None:
+    """Raise `ConfigError` for an address that others than this machine's users could reach."""
+    for number, address in enumerate(config.zmq.bind):
+        scheme, _, rest = address.partition("://")
+        if scheme == "ipc" and rest:
+            continue
+        host, _, port = rest.rpartition(":")
+        if scheme == "tcp" and (port.isdigit() or port == "*") and _is_loopback(host):
+            continue
+        raise ConfigError(
+            f"{address!r} is neither ipc://PATH nor tcp://127.0.0.1:PORT - at `$.zmq.bind[{number}]`",
+            help="there is no authentication yet, so only this machine may connect",
+        )
+    if not _is_loopback(config.http.host):
+        raise ConfigError(
+            f"{config.http.host!r} is not a loopback address - at `$.http.host`",
+            help="there is no authentication yet; put a reverse proxy in front",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,370 @@
+"""The daemon's life, in order: serve, startup, main loop, drain, shutdown.
+
+One thread, one loop. Clients talk to a ZeroMQ ROUTER; their requests go to the `Service`, which
+schedules them onto the worker process and answers. Sensors are read on a timer. Nothing in this
+process knows torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from .. import __version__
+from ..config import Config
+from ..errors import (
+    AdaphiError,
+    Draining,
+    NotReady,
+    ProtocolError,
+    RequestError,
+    StartupError,
+    TooLarge,
+)
+from ..model_zoo.profile import Profile
+from ..policies.choose import choose
+from ..policies.frame import Objective
+from . import http, protocol, worker
+from .metrics import Metrics
+from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
+from .pump import Pump
+from .sensors import PushedBudget, make_sensor
+from .service import Service, Ticket
+from .supervisor import Supervisor
+
+log = logging.getLogger("adaphi")
+
+SWEEP_S = 0.02
+"""How often waiting requests are looked through for expired ones."""
+FIRST_GUESS_S = 10.0
+"""How long a worker is taken to need until it is warm, before one ever was."""
+
+
+class Daemon:
+    """One device's daemon; `serve` runs it until a signal. Raises `StartupError` if it cannot start."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        given = Profile.load(config.ladder) if config.ladder.endswith(".json") else None
+        self.profile = given
+        self.boot_id = uuid.uuid4().hex[:12]
+        self.metrics = Metrics(given.ladder if given else config.ladder, __version__)
+        self.sensors = [make_sensor(source) for source in config.budget.sources]
+        self.pushed = next((s for s in self.sensors if isinstance(s, PushedBudget)), None)
+        self.service: Service | None = None  # exists from the first warm worker on
+        self.draining = False
+        self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
+        self._failed: StartupError | None = None
+        self._worker_began_s = 0.0
+        self._worker_takes_s = FIRST_GUESS_S
+
+    @property
+    def ready(self) -> bool:
+        """Say whether requests are being served."""
+        return self.service is not None and self.service.ready and not self.draining
+
+    # ---------------------------------------------------------------------------- the life
+
+    async def serve(self) -> None:
+        """Run until SIGTERM or SIGINT, answer what was accepted, and leave nothing behind."""
+        self.loop = asyncio.get_running_loop()
+        self.stopping = asyncio.Event()
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            for address in self.config.zmq.bind:
+                stack.enter_context(_own(address))
+            await self._startup()
+            try:
+                await self._main_loop()
+                await self._drain()
+            finally:
+                await self._shutdown()
+        if self._failed is not None:
+            raise self._failed
+
+    async def _startup(self) -> None:
+        """Open the sockets, start the worker; until it is warm, requests are answered `NotReady`."""
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        listener = http.bind(self.config.http.host, self.config.http.port)
+        try:
+            router = self._bind_router()
+        except StartupError:
+            listener.close()
+            raise
+        self.router = Pump(router, self._on_client_message)
+        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status)
+        self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
+        self.supervisor = Supervisor(
+            self.context, self._orders(), self._on_worker_message, self._on_worker_loss
+        )
+        self._worker_began_s = self.loop.time()
+        self.supervisor.start()
+        log.info("listening on %s", ", ".join(self.config.zmq.bind))
+        log.info("metrics on http://%s:%d/metrics", *listener.getsockname()[:2])
+
+    async def _main_loop(self) -> None:
+        """Read the sensors and sweep the queue until it is time to stop; the rest is callbacks."""
+        next_reading_s = 0.0
+        while not self.stopping.is_set():
+            if self.service is not None:
+                self.service.sweep()
+                if self.loop.time() >= next_reading_s:
+                    self.service.read_sensors()
+                    next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
+
+    async def _drain(self) -> None:
+        """Accept nothing new; finish what was accepted, for `drain_s` at most."""
+        self.draining = True
+        until_s = self.loop.time() + self.config.queue.drain_s
+        while self.service is not None and not self.service.idle and self.loop.time() < until_s:
+            self.service.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    async def _shutdown(self) -> None:
+        """Answer what is left, end the worker, close the sockets, in this order."""
+        self.draining = True
+        if self.service is not None:
+            self.service.abandon()
+        await self.supervisor.stop()
+        self.http.should_exit = True
+        await asyncio.gather(self.http_task, return_exceptions=True)
+        self.router.close()
+        self.context.term()
+        log.info("stopped")
+
+    # ---------------------------------------------------------------------------- clients
+
+    def _on_client_message(self, frames: list[zmq.Frame]) -> None:
+        client, message = frames[0].bytes, frames[1:]
+        try:
+            if sum(map(len, message)) > self.max_message_bytes:
+                limit_mb = self.config.zmq.max_message_mb
+                raise TooLarge(f"a message has at most {limit_mb:g} MB (zmq.max_message_mb)")
+            self._dispatch(client, *protocol.split(message))
+        except RequestError as error:
+            self.metrics.count(error.code if error.code == "shed" else "refused")
+            self._send(client, protocol.error_frames(error, _id_of(message)))
+
+    def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
+        if kind == protocol.INFER:
+            infer = protocol.decode(InferHeader, header)
+            protocol.check_numbers(infer)
+            tensor = protocol.tensor_of(infer, rest)
+            if self.draining:
+                raise Draining("the daemon is shutting down")
+            if self.service is None:
+                raise NotReady("the models are not warm yet")
+            self.service.submit(Ticket(client, infer.id), infer, tensor)
+        elif kind == protocol.BUDGET:
+            self._push(protocol.decode(BudgetHeader, header))
+            self._send_ok(client, protocol.decode(HelloHeader, header).id)
+        elif kind == protocol.HELLO:
+            self._send_ok(client, protocol.decode(HelloHeader, header).id)
+        else:
+            raise ProtocolError(f"no message is of the kind {kind!r}")
+
+    def _push(self, header: BudgetHeader) -> None:
+        if self.pushed is None:
+            raise ProtocolError("budgets cannot be pushed: 'pushed' is not among budget.sources")
+        self.pushed.push(self.loop.time(), header.budget_ms, header.max_phi, header.ttl_s)
+        if self.service is not None:
+            self.service.read_sensors()
+
+    def _send(self, client: bytes, frames: list[Any]) -> None:
+        if not self.router.send([client, *frames]):
+            log.debug("a client went away before its answer")
+
+    def _send_ok(self, client: bytes, id: int) -> None:
+        profile, service = self.profile, self.service
+        header = OkHeader(
+            id=id,
+            version=__version__,
+            boot_id=self.boot_id,
+            ready=self.ready,
+            ladder=self.metrics.ladder,
+            variants=tuple(v.name for v in profile.variants) if profile else (),
+            policy=service.scheduler.controller.policy.name if service else "",
+            max_message_bytes=self.max_message_bytes,
+        )
+        self._send(client, protocol.encode(protocol.OK, header))
+
+    # ---------------------------------------------------------------------------- the worker
+
+    def _on_worker_message(self, kind: bytes, frames: list[Any]) -> None:
+        header, tensor = bytes(frames[0]), frames[1:]
+        if kind == worker.UP:
+            self._on_up(protocol.decode(worker.Up, header))
+        elif kind == worker.FATAL:
+            fatal = protocol.decode(worker.Fatal, header)
+            self._give_up(StartupError(fatal.message, help=fatal.help))
+        elif kind == worker.PROGRESS:
+            progress = protocol.decode(worker.Progress, header)
+            log.info("%s (%d of %d)", progress.what, progress.done, progress.total)
+        elif self.service is not None and kind == worker.DONE:
+            self.service.on_done(protocol.decode(worker.Done, header), tensor)
+        elif self.service is not None and kind == worker.FAILED:
+            self.service.on_failed(protocol.decode(worker.Failed, header))
+
+    def _on_up(self, up: worker.Up) -> None:
+        """A worker is warm: the first time, its profile makes the service."""
+        self._worker_takes_s = self.loop.time() - self._worker_began_s
+        if self.service is None:
+            try:
+                self.service = self._make_service(up.profile)
+            except (AdaphiError, ValueError) as error:
+                self._give_up(StartupError(str(error)))
+                return
+        self.service.on_up(frozenset(up.resident))
+        controller = self.service.scheduler.controller
+        log.info("ready after %.1f s: %r", self._worker_takes_s, controller)
+
+    def _make_service(self, profile: Profile) -> Service:
+        config = self.config
+        objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
+        policy = choose(
+            config.policy, profile, latency=config.latency, objective=objective, adapt=config.adapt
+        )
+        self.profile = profile
+        self.supervisor.orders = self._orders()  # a successor need not measure again
+        return Service(
+            config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
+        )
+
+    def _on_worker_loss(self, reason: str) -> None:
+        self._worker_began_s = self.loop.time()
+        if self.service is None:
+            self._give_up(StartupError(f"the worker ended before it was warm ({reason})"))
+            return
+        if not self.draining:
+            log.warning("worker lost (%s)", reason)
+        self.service.on_worker_lost(reason, self._worker_began_s + self._worker_takes_s)
+
+    def _orders(self) -> worker.Orders:
+        config, profile = self.config.worker, self.profile
+        return worker.Orders(
+            address="",
+            ladder=profile.ladder if profile else self.config.ladder,
+            quality=tuple(v.quality for v in profile.variants) if profile else None,
+            profile=profile,
+            backend=config.backend,
+            threads=config.threads,
+            memory_limit_bytes=int(config.memory_limit_mb * 1e6),
+            profile_rounds=config.profile_rounds,
+        )
+
+    def _give_up(self, error: StartupError) -> None:
+        if self.service is not None:
+            log.error("the worker cannot start: %s", error)
+            return
+        self._failed = self._failed or error
+        self.stopping.set()
+
+    # ---------------------------------------------------------------------------- small parts
+
+    def status(self) -> dict[str, object]:
+        """Return the daemon's state in a few words and numbers."""
+        state: dict[str, object] = {
+            "version": __version__,
+            "boot_id": self.boot_id,
+            "ready": self.ready,
+            "draining": self.draining,
+            "ladder": self.metrics.ladder,
+            "worker_pid": self.supervisor.pid,
+            "worker_restarts": self.supervisor.restarts,
+        }
+        if (service := self.service) is not None:
+            limits, controller = service.limits, service.scheduler.controller
+            state |= {
+                "policy": controller.policy.name,
+                "active": controller.active,
+                "resident": sorted(service.resident),
+                "waiting": len(service.scheduler),
+                "slowdown": round(limits.slowdown, 3),
+                "budget_ms": limits.budget_ms,
+                "max_phi": limits.max_phi,
+            }
+        return state
+
+    def _bind_router(self) -> zmq.Socket[bytes]:
+        router = self.context.socket(zmq.ROUTER)
+        router.linger = 500
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a vanished client is an error, not a silence
+        router.setsockopt(zmq.SNDHWM, 256)
+        router.setsockopt(zmq.RCVHWM, 256)
+        # A message somewhat too large is refused in words; one far too large ends its connection
+        # before it fills the memory.
+        router.setsockopt(zmq.MAXMSGSIZE, 4 * self.max_message_bytes)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+        for address in self.config.zmq.bind:
+            try:
+                router.bind(address)
+            except zmq.ZMQError as error:
+                router.close()
+                raise StartupError(
+                    f"cannot listen on {address}: {error.strerror}",
+                    help="is another daemon running? choose another address in [zmq] bind",
+                ) from None
+        return router
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT; a second one does not wait for anything."""
+
+        def stop() -> None:
+            if self.stopping.is_set():
+                self.supervisor.kill("stopped twice")
+                os._exit(130)
+            log.info("stopping")
+            self.stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _own(address: str) -> Iterator[None]:
+    """Hold an ipc address for this daemon alone: ZeroMQ itself would let a second one take it over."""
+    if not address.startswith("ipc://"):
+        yield
+        return
+    path = Path(address.removeprefix("ipc://"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartupError(
+                f"another daemon is listening on {address}",
+                help="stop it, or choose another address in [zmq] bind",
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _id_of(message: list[zmq.Frame]) -> int | None:
+    """Return the id in a message that was refused, if it can still be read."""
+    try:
+        return protocol.decode(HelloHeader, message[2].bytes).id
+    except (IndexError, RequestError):
+        return None

@@ -1,0 +1,169 @@
+"""What the daemon tells Prometheus: one registry of its own, filled as things happen."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from ..model_zoo.profile import Profile
+from .budget import BudgetMonitor
+from .scheduler import Limits
+
+DECISION_BUCKETS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3)
+
+
+def latency_buckets(profile: Profile) -> tuple[float, ...]:
+    """Return histogram bounds in seconds: from half the quickest to twenty times the slowest."""
+    means = [
+        v.latency_ms.p50 or v.latency_ms.mean or v.latency_ms.p95 or 50 for v in profile.variants
+    ]
+    low, high = min(means) / 2e3, max(means) * 20 / 1e3
+    count = 14
+    return tuple(round(low * (high / low) ** (k / (count - 1)), 5) for k in range(count))
+
+
+class Metrics:
+    """The daemon's metrics; label `model` is the ladder, `variant` a variant's name."""
+
+    def __init__(self, ladder: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.ladder = ladder
+        registry = self.registry
+        self._requests = Counter(
+            "adaphi_requests",
+            "Requests by outcome.",
+            ["model", "variant", "outcome"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
+        )
+        self.queue_depth = Gauge("adaphi_queue_depth", "Requests now waiting.", registry=registry)
+        self._active = Gauge(
+            "adaphi_variant_active", "1 for the active variant.", ["variant"], registry=registry
+        )
+        self._warm = Gauge(
+            "adaphi_variant_warm",
+            "1 for a variant that is resident and warm.",
+            ["variant"],
+            registry=registry,
+        )
+        self._memory = Gauge(
+            "adaphi_variant_memory_bytes",
+            "Memory that a variant takes.",
+            ["variant"],
+            registry=registry,
+        )
+        self._quality = Gauge(
+            "adaphi_accuracy_expected_ratio",
+            "Quality of the active variant, 0 to 1.",
+            registry=registry,
+        )
+        self._switches = Counter(
+            "adaphi_switches",
+            "Changes of the active variant.",
+            ["from_variant", "to_variant"],
+            registry=registry,
+        )
+        self.decision = Histogram(
+            "adaphi_decision_duration_seconds",
+            "Time to schedule and decide one request.",
+            buckets=DECISION_BUCKETS,
+            registry=registry,
+        )
+        self._slowdown = Gauge(
+            "adaphi_slowdown_ratio", "Latency now, relative to the profile.", registry=registry
+        )
+        self._sensor_up = Gauge(
+            "adaphi_sensor_up", "1 if a sensor answered.", ["sensor"], registry=registry
+        )
+        self._sensor_age = Gauge(
+            "adaphi_sensor_age_seconds",
+            "Time since a sensor last answered.",
+            ["sensor"],
+            registry=registry,
+        )
+        self._budget_ratio = Gauge(
+            "adaphi_budget_ratio",
+            "Share of a resource that is free, 0 to 1.",
+            ["resource"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
+        )
+        self.ready = Gauge("adaphi_ready", "1 while the models are warm.", registry=registry)
+        self.policy = Info("adaphi_policy", "The policy in use.", registry=registry)
+        self.policy_loaded = Gauge(
+            "adaphi_policy_loaded_timestamp_seconds",
+            "When the policy was loaded.",
+            registry=registry,
+        )
+        Info("adaphi_build", "The version of adaphi.", registry=registry).info({"version": version})
+
+    def start(self, profile: Profile, policy: str) -> None:
+        """Create what depends on the ladder, now that its profile is known."""
+        registry, buckets = self.registry, latency_buckets(profile)
+        self._profile = profile
+        self.request_seconds = Histogram(
+            "adaphi_request_duration_seconds",
+            "Arrival to answer.",
+            buckets=buckets,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "adaphi_queue_duration_seconds",
+            "Arrival to the start of the model.",
+            buckets=(0.0001, 0.0003, 0.001, 0.003, *buckets),
+            registry=registry,
+        )
+        self._inference_seconds = Histogram(
+            "adaphi_inference_duration_seconds",
+            "Time in the model, preprocessing included.",
+            ["variant"],
+            buckets=buckets,
+            registry=registry,
+        )
+        for variant in profile.variants:
+            self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
+        self.policy.info({"name": policy})
+        self.policy_loaded.set(time.time())
+
+    def count(self, outcome: str, phi: int | None = None) -> None:
+        """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
+        variant = "" if phi is None else self._profile.variants[phi].name
+        self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def inference_of(self, phi: int) -> Histogram:
+        """Return the histogram of a variant's time in the model."""
+        return self._inference_seconds.labels(self._profile.variants[phi].name)
+
+    def show_active(self, phi: int) -> None:
+        """Record which variant is active."""
+        for variant in self._profile.variants:
+            self._active.labels(variant.name).set(variant.phi == phi)
+        self._quality.set(self._profile.variants[phi].quality)
+
+    def show_switch(self, previous: int, phi: int) -> None:
+        """Record a change of the active variant."""
+        names = self._profile.variants[previous].name, self._profile.variants[phi].name
+        self._switches.labels(*names).inc()
+        self.show_active(phi)
+
+    def show_resident(self, resident: frozenset[int]) -> None:
+        """Record which variants are warm."""
+        for variant in self._profile.variants:
+            self._warm.labels(variant.name).set(variant.phi in resident)
+
+    def show_budget(self, monitor: BudgetMonitor, limits: Limits, now_s: float) -> None:
+        """Record what the sensors said last."""
+        for sensor in monitor.sensors:
+            sample = monitor.samples.get(sensor.name)
+            self._sensor_up.labels(sensor.name).set(sample is not None)
+            if sensor.name in monitor.read_s:
+                self._sensor_age.labels(sensor.name).set(now_s - monitor.read_s[sensor.name])
+            if sample is not None and sample.pressure is not None:
+                self._budget_ratio.labels(sensor.name).set(1 - sample.pressure)
+        self._slowdown.set(limits.slowdown)

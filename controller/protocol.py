@@ -1,0 +1,198 @@
+"""The wire: what a message between client and daemon is. No sockets here.
+
+A message is a list of frames: `ADP1`, one byte that says what it is, a msgpack header, and for
+requests and answers the raw bytes of one tensor (little-endian, row-major). Nothing is ever pickled.
+
+    client → daemon    I infer · B push a budget · H hello
+    daemon → client    A answer · E error · K hello's or the budget's reply
+
+Headers are decoded with their types checked; unknown fields are ignored, so that older and newer
+releases of one major version understand each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
+
+MAGIC = b"ADP1"
+INFER, BUDGET, HELLO = b"I", b"B", b"H"
+ANSWER, ERROR, OK = b"A", b"E", b"K"
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_AXES = 8
+DTYPES = frozenset(
+    {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"}
+)
+# Zero-copy pays only for large frames; below this pyzmq copies anyway.
+ZERO_COPY_BYTES = 64 * 1024
+
+
+class InferHeader(msgspec.Struct):
+    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on."""
+
+    id: int
+    dtype: str
+    shape: tuple[int, ...]
+    deadline_ms: float | None = None
+    reading_ms: float | None = None
+    phi: int | None = None
+    top: int = 0
+
+
+class BudgetHeader(msgspec.Struct):
+    """A pushed budget; it holds for `ttl_s` seconds. None leaves a part unlimited."""
+
+    id: int
+    budget_ms: float | None = None
+    max_phi: int | None = None
+    ttl_s: float = 1.0
+
+
+class HelloHeader(msgspec.Struct):
+    """A greeting: asks who is there."""
+
+    id: int
+
+
+class AnswerHeader(msgspec.Struct):
+    """An answer: the variant, the time since arrival, of which in the queue and in the model."""
+
+    id: int
+    phi: int
+    name: str
+    latency_ms: float
+    queue_ms: float
+    inference_ms: float
+    late: bool
+    dtype: str
+    shape: tuple[int, ...]
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class ErrorHeader(msgspec.Struct):
+    """An error: `code` is one of adaphi.errors; `id` is None where the request had none to read."""
+
+    code: str
+    message: str
+    id: int | None = None
+
+
+class OkHeader(msgspec.Struct):
+    """The daemon introduces itself."""
+
+    id: int
+    version: str = ""
+    boot_id: str = ""
+    ready: bool = False
+    ladder: str = ""
+    variants: tuple[str, ...] = ()
+    policy: str = ""
+    max_message_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request got: the output, which variant made it, how long it took, whether it was late.
+
+    `latency_ms` runs from arrival to answer, `queue_ms` and `inference_ms` are parts of it. `top`
+    holds the likeliest (class, probability) if they were asked for.
+    """
+
+    output: NDArray[Any]
+    phi: int
+    latency_ms: float
+    late: bool
+    name: str = ""
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+
+
+Header = TypeVar("Header", bound=msgspec.Struct)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@cache
+def _decoder(kind: type[Header]) -> msgspec.msgpack.Decoder[Header]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+class Tensor(Protocol):
+    """A header that describes a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def encode(kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> list[Any]:
+    """Return the frames of a message."""
+    frames: list[Any] = [MAGIC, kind, _encoder.encode(header)]
+    if tensor is not None:
+        frames.append(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+    return frames
+
+
+def split(frames: Sequence[Any]) -> tuple[bytes, bytes, Sequence[Any]]:
+    """Return (kind, header bytes, further frames); raise `ProtocolError` for what is not ours."""
+    if len(frames) < 3:
+        raise ProtocolError(f"a message has at least 3 frames, got {len(frames)}")
+    magic, kind, header = (bytes(memoryview(frame)[:8]) for frame in frames[:3])
+    if magic != MAGIC:
+        raise ProtocolError(f"a message begins with {MAGIC!r}, got {magic!r}")
+    if memoryview(frames[2]).nbytes > MAX_HEADER_BYTES:
+        raise TooLarge(f"a header has at most {MAX_HEADER_BYTES} bytes")
+    header = bytes(frames[2])
+    return kind, header, frames[3:]
+
+
+def decode(kind: type[Header], header: bytes) -> Header:
+    """Return a header; raise `ProtocolError` saying where it is wrong."""
+    try:
+        decoded: Header = _decoder(kind).decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"bad header: {error}") from None
+    return decoded
+
+
+def check_numbers(header: InferHeader) -> None:
+    """Raise `InvalidRequest` where a field of a request has an impossible value."""
+    for name in ("deadline_ms", "reading_ms"):
+        value = getattr(header, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")
+    if not 0 <= header.top <= 1000:
+        raise InvalidRequest(f"top is {header.top}; expected 0 to 1000")
+
+
+def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
+    """Return the tensor that a header describes, without a copy; raise `InvalidRequest`."""
+    if len(frames) != 1:
+        raise InvalidRequest(f"expected one tensor frame, got {len(frames)}")
+    if header.dtype not in DTYPES:
+        raise InvalidRequest(f"dtype {header.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
+    shape = header.shape
+    if len(shape) > MAX_AXES or any(n < 0 for n in shape):
+        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, none negative")
+    dtype = np.dtype(header.dtype).newbyteorder("<")
+    buffer = memoryview(frames[0])
+    if math.prod(shape) * dtype.itemsize != buffer.nbytes:
+        raise InvalidRequest(
+            f"shape {shape} of {header.dtype} needs {math.prod(shape) * dtype.itemsize} bytes, "
+            f"got {buffer.nbytes}"
+        )
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+def error_frames(error: RequestError, id: int | None) -> list[Any]:
+    """Return the frames that carry `error`."""
+    return encode(ERROR, ErrorHeader(error.code, str(error)[:500], id))

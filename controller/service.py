@@ -1,0 +1,271 @@
+"""Requests in, answers out: the part of the daemon that exists once the ladder's profile is known.
+
+Every request is answered exactly once: with an output, or with the error that says why not. A request
+whose worker is lost or hangs is answered at the latest `GRACE_S` after its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Config
+from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
+from ..model_zoo.profile import Profile
+from ..policies.lookup import Policy
+from . import protocol, worker
+from .budget import BudgetMonitor
+from .metrics import Metrics
+from .protocol import AnswerHeader, InferHeader
+from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
+from .sensors import Sensor
+from .step import Controller
+from .supervisor import Supervisor
+
+log = logging.getLogger("adaphi")
+
+GRACE_S = 0.5
+"""How long after its deadline a running request may still be answered with an output."""
+
+SendToClient = Callable[[bytes, list[Any]], None]
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Where an answer goes: the client's address and its request's id."""
+
+    client: bytes
+    id: int
+
+
+@dataclass(slots=True)
+class Running:
+    """The request in the worker."""
+
+    key: int
+    start: Start
+    began_s: float
+    answered: bool = False
+
+
+class Service:
+    """Schedules requests onto the worker and answers them; `ready` says whether a worker is warm."""
+
+    def __init__(
+        self,
+        config: Config,
+        profile: Profile,
+        policy: Policy,
+        sensors: list[Sensor],
+        metrics: Metrics,
+        supervisor: Supervisor,
+        send: SendToClient,
+    ) -> None:
+        costs = profile.costs(config.latency)
+        self.config = config
+        self.profile = profile
+        self.metrics = metrics
+        self.supervisor = supervisor
+        self.scheduler = Scheduler(Controller(policy, costs), costs, config.queue.max_requests)
+        self.monitor = BudgetMonitor(sensors, profile)
+        self.slowdown = Slowdown()
+        self.limits = Limits()
+        self.running: Running | None = None
+        self.resident: frozenset[int] = frozenset()
+        self.ready = False
+        self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
+        self._send = send
+        self._now = asyncio.get_running_loop().time
+        self._keys = 0
+        self._typical_ms = profile.typical_ms(config.latency)
+        metrics.start(profile, policy.name)
+        metrics.show_active(0)
+
+    @property
+    def idle(self) -> bool:
+        """Say whether nothing is running and nothing waits."""
+        return self.running is None and not len(self.scheduler)
+
+    # ---------------------------------------------------------------------------- requests
+
+    def submit(self, ticket: Ticket, infer: InferHeader, tensor: Any) -> None:
+        """Queue a request, or raise the error that answers it."""
+        now_s = self._now()
+        deadline_ms = infer.deadline_ms
+        if deadline_ms is None:
+            deadline_ms = self.config.budget.deadline_ms
+        request = Request(
+            ticket=ticket,
+            arrived_s=now_s,
+            deadline_s=now_s + deadline_ms / 1e3,
+            reading_ms=infer.reading_ms,
+            phi=infer.phi,
+            top=infer.top,
+            tensor=tensor,
+        )
+        if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
+            wait_s = max(0.0, self.warm_again_s - now_s)
+            raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
+        self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Give the worker its next request, if it is free and there is one."""
+        while self.ready and self.running is None:
+            began = time.perf_counter()
+            now_s = self._now()
+            chosen = self.scheduler.next(now_s, self.limits)
+            if chosen is None:
+                return
+            self.metrics.decision.observe(time.perf_counter() - began)
+            if isinstance(chosen, Refusal):
+                self.refuse(chosen.request.ticket, chosen.error)
+            else:
+                self._run(chosen, now_s)
+
+    def _run(self, start: Start, now_s: float) -> None:
+        request, decision = start.request, start.decision
+        self._keys += 1
+        self.running = Running(self._keys, start, now_s)
+        if decision.switched:
+            self.metrics.show_switch(decision.previous, decision.phi)
+        self.metrics.in_flight.set(1)
+        tensor = request.tensor
+        header = worker.Run(self._keys, decision.phi, request.top, tensor.dtype.name, tensor.shape)
+        self.supervisor.send(protocol.encode(worker.RUN, header, tensor)[1:])
+
+    def _free(self) -> None:
+        self.running = None
+        self.metrics.in_flight.set(0)
+        self._start_next()
+
+    # ---------------------------------------------------------------------------- the worker
+
+    def on_up(self, resident: frozenset[int]) -> None:
+        """A worker is warm: serve."""
+        self.resident = resident
+        self.metrics.show_resident(resident)
+        self.ready = True
+        self.metrics.ready.set(1)
+        self.read_sensors()
+        self._start_next()
+
+    def on_done(self, done: worker.Done, tensor: list[Any]) -> None:
+        """A run is finished: answer it and start the next."""
+        running = self.running
+        if running is None or running.key != done.key:
+            return
+        self.supervisor.proved_well()
+        phi = running.start.decision.phi
+        if not done.cold:
+            self.slowdown.observe(done.inference_ms, self._typical_ms[phi])
+            self._update_limits()
+        if frozenset(done.resident) != self.resident:
+            self.resident = frozenset(done.resident)
+            self.metrics.show_resident(self.resident)
+        self.metrics.inference_of(phi).observe(done.inference_ms / 1e3)
+        if not running.answered:
+            self._answer(running, done, tensor)
+        self._free()
+
+    def on_failed(self, failed: worker.Failed) -> None:
+        """A run raised: answer with its error and start the next."""
+        if self.running is not None and self.running.key == failed.key:
+            self._refuse_running(from_code(failed.code, failed.message))
+            self._free()
+
+    def on_worker_lost(self, reason: str, warm_again_s: float) -> None:
+        """The worker is gone: answer what it was doing; waiting requests wait for its successor."""
+        self.ready = False
+        self.warm_again_s = warm_again_s
+        self.metrics.ready.set(0)
+        self.metrics.restarts.inc()
+        if self.running is not None:
+            self._refuse_running(
+                WorkerLost(f"the worker died while running this request ({reason})")
+            )
+            self._free()
+
+    # ---------------------------------------------------------------------------- on the timer
+
+    def sweep(self) -> None:
+        """Answer waiting requests that expired, and a running one whose worker hangs."""
+        now_s = self._now()
+        for refusal in self.scheduler.expired(now_s):
+            self.refuse(refusal.request.ticket, refusal.error)
+        running = self.running
+        if running is None:
+            return
+        if now_s > running.start.request.deadline_s + GRACE_S:
+            self._refuse_running(WorkerLost(f"no answer within {GRACE_S} s after the deadline"))
+        if now_s - running.began_s > self.config.worker.hang_s:
+            self.supervisor.kill(f"no answer for {now_s - running.began_s:.0f} s")
+            running.began_s = now_s  # its death frees the place
+
+    def read_sensors(self) -> None:
+        """Read what the device can spend."""
+        now_s = self._now()
+        self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
+        self._update_limits()
+        self.metrics.show_budget(self.monitor, self.limits, now_s)
+        self.metrics.queue_depth.set(len(self.scheduler))
+
+    def abandon(self) -> None:
+        """Answer everything that is left: the daemon is about to end."""
+        error = Draining("the daemon is shutting down")
+        for request in self.scheduler.clear():
+            self.refuse(request.ticket, error)
+        self._refuse_running(error)
+
+    def _update_limits(self) -> None:
+        self.limits = self.monitor.limits(self.slowdown.factor, self.resident)
+
+    def _busy_ms(self, now_s: float) -> float:
+        """Return how long the running request will still take."""
+        if self.running is None:
+            return 0.0
+        takes_ms = self._typical_ms[self.running.start.decision.phi] * self.limits.slowdown
+        return float(max(0.0, takes_ms - (now_s - self.running.began_s) * 1e3))
+
+    # ---------------------------------------------------------------------------- answers
+
+    def _answer(self, running: Running, done: worker.Done, tensor: list[Any]) -> None:
+        request, phi = running.start.request, running.start.decision.phi
+        now_s = self._now()
+        latency_s, queue_s = now_s - request.arrived_s, running.began_s - request.arrived_s
+        late = now_s > request.deadline_s
+        header = AnswerHeader(
+            id=request.ticket.id,
+            phi=phi,
+            name=self.profile.variants[phi].name,
+            latency_ms=latency_s * 1e3,
+            queue_ms=queue_s * 1e3,
+            inference_ms=done.inference_ms,
+            late=late,
+            dtype=done.dtype,
+            shape=done.shape,
+            top=done.top,
+        )
+        running.answered = True
+        self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
+        self.metrics.count("late" if late else "ok", phi)
+        self.metrics.request_seconds.observe(latency_s)
+        self.metrics.queue_seconds.observe(queue_s)
+
+    def refuse(self, ticket: Ticket, error: RequestError) -> None:
+        """Answer a request that never ran."""
+        self.metrics.count(error.code if error.code in ("shed", "expired") else "refused")
+        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+
+    def _refuse_running(self, error: RequestError) -> None:
+        running = self.running
+        if running is None or running.answered:
+            return
+        running.answered = True
+        ticket = running.start.request.ticket
+        self.metrics.count("error", running.start.decision.phi)
+        self._send(ticket.client, protocol.error_frames(error, ticket.id))

@@ -1,0 +1,200 @@
+"""The worker process: the only place that runs models. The front may kill it at any instant.
+
+It connects to the front's socket, loads and warms the ladder, measures a profile if it was given none,
+and then runs one request after the other. Messages are [kind, msgpack header, tensor?]:
+
+    front → worker    R run
+    worker → front    P progress · F fatal, cannot start · U up, with the profile · D done · X failed
+
+It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from ..errors import AdaphiError, RequestError
+from ..model_zoo.profile import Profile
+from .protocol import decode, encode, tensor_of
+
+if TYPE_CHECKING:
+    from ..model_zoo.pool import WarmPool
+
+RUN, PROGRESS, FATAL, UP, DONE, FAILED = b"R", b"P", b"F", b"U", b"D", b"X"
+
+
+class Orders(msgspec.Struct, kw_only=True):
+    """What a worker is told on its command line, as JSON."""
+
+    address: str
+    ladder: str
+    quality: tuple[float, ...] | None = None
+    profile: Profile | None = None
+    backend: str = "torch"
+    threads: int = 1
+    memory_limit_bytes: int | None = None
+    profile_rounds: int = 8
+
+
+class Progress(msgspec.Struct):
+    """How far the start is."""
+
+    done: int
+    total: int
+    what: str
+
+
+class Fatal(msgspec.Struct):
+    """Why the worker cannot start."""
+
+    message: str
+    help: str = ""
+
+
+class Up(msgspec.Struct):
+    """The worker is warm."""
+
+    profile: Profile
+    resident: tuple[int, ...]
+
+
+class Done(msgspec.Struct):
+    """A finished run."""
+
+    key: int
+    inference_ms: float
+    cold: bool
+    resident: tuple[int, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    top: tuple[tuple[str, float], ...]
+
+
+class Failed(msgspec.Struct):
+    """A run that raised."""
+
+    key: int
+    code: str
+    message: str
+
+
+class Run(msgspec.Struct):
+    """An order to run variant `phi`."""
+
+    key: int
+    phi: int
+    top: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def main(orders_json: str) -> None:
+    """Run a worker until the front is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front's to handle
+    orders = msgspec.json.decode(orders_json, type=Orders)
+    context = zmq.Context()
+    socket = context.socket(zmq.PAIR)
+    socket.linger = 1000
+    socket.connect(orders.address)
+    front = os.getppid()
+    try:
+        pool = _start(orders, socket)
+        if pool is not None:
+            _serve(socket, pool, front)
+    finally:
+        socket.close()
+        context.term()
+
+
+def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
+    """Load, warm and, if need be, measure; say `UP` and return the pool, or say `FATAL`."""
+    try:
+        from ..model_zoo.allocator import tune_allocator
+        from ..model_zoo.backends import get_backend
+        from ..model_zoo.ladders import get_ladder
+        from ..model_zoo.pool import WarmPool
+
+        tune_allocator()
+        pool = WarmPool(
+            get_ladder(orders.ladder, quality=orders.quality),
+            get_backend(orders.backend, threads=orders.threads),
+            memory_limit_bytes=orders.memory_limit_bytes,
+        )
+        profile = orders.profile or _measure(orders, pool, socket)
+        pool.load_all()
+    except AdaphiError as error:
+        _tell(socket, FATAL, Fatal(error.message, error.help))
+        return None
+    except Exception as error:  # whatever it is, the front has to hear of it in one line
+        _tell(socket, FATAL, Fatal(f"{type(error).__name__}: {error}"))
+        return None
+    _tell(socket, UP, Up(profile, tuple(sorted(pool.resident))))
+    return pool
+
+
+def _measure(orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes]) -> Profile:
+    from ..model_zoo.profiling import measure
+
+    return measure(
+        pool,
+        rounds=orders.profile_rounds,
+        cold_rounds=1,
+        conditions={"threads": orders.threads},
+        progress=lambda done, total, what: _tell(socket, PROGRESS, Progress(done, total, what)),
+    )
+
+
+def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
+    while os.getppid() == front:
+        if not socket.poll(500):
+            continue
+        kind, header, *tensor = socket.recv_multipart(copy=False)
+        if kind.bytes == RUN:
+            _run(socket, pool, decode(Run, header.bytes), tensor)
+
+
+def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any]) -> None:
+    began = time.perf_counter()
+    try:
+        x = tensor_of(run, frames)
+        result = pool.run(run.phi, x)
+        top = pool.runner(run.phi).labels(result.output, run.top) if run.top else ()
+    except RequestError as error:
+        _tell(socket, FAILED, Failed(run.key, error.code, error.message))
+        return
+    except Exception as error:  # a model may raise anything; one request fails, the worker goes on
+        _tell(socket, FAILED, Failed(run.key, "model_failed", f"{type(error).__name__}: {error}"))
+        return
+    output = np.ascontiguousarray(result.output)
+    done = Done(
+        key=run.key,
+        inference_ms=(time.perf_counter() - began) * 1e3,
+        cold=result.cold,
+        resident=tuple(sorted(pool.resident)),
+        dtype=output.dtype.name,
+        shape=output.shape,
+        top=top,
+    )
+    _tell(socket, DONE, done, output)
+
+
+def _tell(
+    socket: zmq.Socket[bytes],
+    kind: bytes,
+    header: msgspec.Struct,
+    tensor: NDArray[Any] | None = None,
+) -> None:
+    socket.send_multipart(encode(kind, header, tensor)[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

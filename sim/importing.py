@@ -1,0 +1,50 @@
+"""Raw resource traces become budgets by a stated mapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import TraceError
+from ..policies.trace import Trace, read_csv
+
+MAPPINGS = {
+    "cpu_percent": "100 − use, nothing below 0",
+    "cpu_fraction": "1 − use, nothing below 0",
+    "memory_percent": "100 − use, nothing below 0",
+    "memory_fraction": "1 − use, nothing below 0",
+    "absolute": "the absolute value (bandwidth, battery level, current, temperature, …)",
+}
+"""How `import_raw` turns a resource into headroom, which is then scaled to a median of `median_ms`."""
+
+
+def import_raw(
+    path: str | Path, mapping: str, *, column: str | None = None, median_ms: float = 50.0
+) -> Trace:
+    """Return a budget trace from a raw resource trace: headroom ÷ its median × `median_ms`.
+
+    The file's first column is `time_s`; `column` names the resource (default: the second). `mapping`
+    is one of `MAPPINGS`. Raises `TraceError`, also where the median headroom is 0.
+    """
+    if mapping not in MAPPINGS:
+        raise TraceError(f"no mapping is called {mapping!r}", help=f"use {', '.join(MAPPINGS)}")
+    columns = read_csv(Path(path))
+    names = list(columns)
+    if names[0] != "time_s" or len(names) < 2:
+        raise TraceError(f"{path}:1: expected time_s and a value; found {', '.join(names)}")
+    column = column or names[1]
+    if column not in columns:
+        raise TraceError(f"{path}:1: no column {column!r}; found {', '.join(names)}")
+    value = columns[column]
+    if mapping == "absolute":
+        headroom = np.abs(value)
+    else:
+        full = 100.0 if mapping.endswith("percent") else 1.0
+        headroom = np.maximum(full - value, 0.0)
+    middle = float(np.median(headroom))
+    if middle <= 0:
+        raise TraceError(
+            f"{path}: the median headroom of {column!r} as {mapping} is 0, nothing to scale by"
+        )
+    return Trace(columns["time_s"], headroom / middle * median_ms, name=Path(path).stem)
