@@ -211,7 +211,7 @@ class Daemon:
             self._give_up(StartupError(fatal.message, help=fatal.help))
         elif kind == worker.PROGRESS:
             progress = protocol.decode(worker.Progress, header)
-            log.info("%s (%d of %d)", progress.what, progress.done, progress.total)
+            log.debug("%s (%d of %d)", progress.what, progress.done, progress.total)
         elif self.service is not None and kind == worker.DONE:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.FAILED:

@@ -171,11 +171,11 @@ class AdaptiveModel:
         if not deadline_ms >= 0:
             raise InvalidRequest(f"deadline_ms is {deadline_ms}; expected a number ≥ 0")
         began = self._clock()
-        decision = self._decide(deadline_ms, reading_ms, max_phi)
+        decision = self._decide(deadline_ms, reading_ms, max_phi, began)
         run = self.pool.run(decision.phi, self._input(x))
         latency_ms = (self._clock() - began) * 1e3
         if not run.cold:
-            self.slowdown.observe(run.latency_ms, self._typical_ms[decision.phi])
+            self.slowdown.observe(run.latency_ms, self._typical_ms[decision.phi], self._clock())
         labels = self.pool.runner(decision.phi).labels(run.output, top) if top else ()
         return Answer(
             output=run.output,
@@ -188,11 +188,11 @@ class AdaptiveModel:
         )
 
     def _decide(
-        self, deadline_ms: float, reading_ms: float | None, max_phi: int | None
+        self, deadline_ms: float, reading_ms: float | None, max_phi: int | None, now_s: float
     ) -> Decision:
         if reading_ms is not None:
             return self.controller.step(Reading(reading_ms, max_phi))
-        slack_ms = deadline_ms / self.slowdown.factor
+        slack_ms = deadline_ms / self.slowdown.at(now_s)
         return self.controller.step(Reading(slack_ms, max_phi, slack_ms))
 
     def _input(self, x: Any) -> NDArray[Any]:

@@ -7,6 +7,7 @@ never starts, and one that could only be late even with the quickest variant is 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -65,18 +66,28 @@ class Slowdown:
     """How much slower than profiled the models run now: one factor for all variants.
 
     An exponential average of measured ÷ profiled latency. It rises quickly and falls slowly, for
-    being late costs more than being modest.
+    being late costs more than being modest. What was seen fades towards 1 with `half_life_s`: a
+    device that refuses everything because it once was slow would never learn that it no longer is.
     """
 
     factor: float = 1.0
     rise: float = 0.4
     fall: float = 0.15
+    half_life_s: float = 2.0
+    _seen_s: float = 0.0
 
-    def observe(self, measured_ms: float, profiled_ms: float) -> None:
+    def observe(self, measured_ms: float, profiled_ms: float, now_s: float) -> None:
         """Take one run into account."""
+        before = self.at(now_s)
         seen = min(max(measured_ms / profiled_ms, 0.5), 50.0)
-        weight = self.rise if seen > self.factor else self.fall
-        self.factor += weight * (seen - self.factor)
+        weight = self.rise if seen > before else self.fall
+        self.factor = before + weight * (seen - before)
+        self._seen_s = now_s
+
+    def at(self, now_s: float) -> float:
+        """Return the factor to expect at `now_s`."""
+        age_s = max(0.0, now_s - self._seen_s)
+        return 1.0 + (self.factor - 1.0) * math.exp2(-age_s / self.half_life_s)
 
 
 @dataclass

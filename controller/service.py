@@ -162,7 +162,7 @@ class Service:
         self.supervisor.proved_well()
         phi = running.start.decision.phi
         if not done.cold:
-            self.slowdown.observe(done.inference_ms, self._typical_ms[phi])
+            self.slowdown.observe(done.inference_ms, self._typical_ms[phi], self._now())
             self._update_limits()
         if frozenset(done.resident) != self.resident:
             self.resident = frozenset(done.resident)
@@ -222,7 +222,7 @@ class Service:
         self._refuse_running(error)
 
     def _update_limits(self) -> None:
-        self.limits = self.monitor.limits(self.slowdown.factor, self.resident)
+        self.limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
 
     def _busy_ms(self, now_s: float) -> float:
         """Return how long the running request will still take."""

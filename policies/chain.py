@@ -89,15 +89,17 @@ def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
     """Return a cautious chain for a device of which nothing is known yet.
 
     Budgets between half the smallest and twice the largest threshold, all levels alike; each step
-    multiplies by a log-normal factor (σ = 0.2), and one step in ten halves the budget.
+    multiplies by a log-normal factor (σ = 0.1), one step in 200 halves the budget, and one in 100
+    goes anywhere. With the default prices this keeps about a quarter of the budget in reserve.
     """
     levels = np.geomspace(thresholds[0] / 2, thresholds[-1] * 2, 20 * extra_bins)
-    normal = NormalDist(0.0, 0.2)
-    steps = np.exp([normal.inv_cdf((k + 0.5) / 90) for k in range(90)])
-    ratios = np.concatenate([steps, np.full(10, 0.5)])
+    normal = NormalDist(0.0, 0.1)
+    steps = np.exp([normal.inv_cdf((k + 0.5) / 199) for k in range(199)])
+    ratios = np.concatenate([steps, [0.5]])
     edges = bin_edges(levels, thresholds, extra_bins)
     size = len(edges) + 1
-    return Chain(edges, np.zeros((size, size)), ratio_prior(edges, levels, ratios))
+    prior = ratio_prior(edges, levels, ratios, anywhere=0.01)
+    return Chain(edges, np.zeros((size, size)), prior)
 
 
 def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:
@@ -112,8 +114,10 @@ def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:
     return np.unique(np.concatenate([thresholds, between[~near.any(axis=1)]]))
 
 
-def ratio_prior(edges: Floats, values: Floats, ratios: Floats) -> Floats:
-    """Return the prior rows ρ, (E, E): see the module's docstring."""
+def ratio_prior(
+    edges: Floats, values: Floats, ratios: Floats, *, anywhere: float = _MARGINAL_SHARE
+) -> Floats:
+    """Return the prior rows ρ, (E, E): see the module's docstring; `anywhere` is the share mixed in."""
     size = len(edges) + 1
     where = np.searchsorted(edges, values, side="right")
     marginal = np.bincount(where, minlength=size) / len(values)
@@ -133,4 +137,4 @@ def ratio_prior(edges: Floats, values: Floats, ratios: Floats) -> Floats:
             points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
         next_bins = np.searchsorted(edges, np.outer(points, ratios).ravel(), side="right")
         prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
-    return (1 - _MARGINAL_SHARE) * prior + _MARGINAL_SHARE * marginal
+    return (1 - anywhere) * prior + anywhere * marginal

@@ -87,6 +87,7 @@ class TimmRunner:
         )
         self.weights_bytes = _bytes_of(self._model)
         self.example = example_image()
+        _imagenet_names()  # slow the first time: not a request's to pay
 
     def __call__(self, x: Array) -> Array:
         """Return the logits (classes,) of an image (height, width, 3) of uint8."""

@@ -1,0 +1,218 @@
+"""Commands that run on a device: profile, serve, infer, record, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import show
+from .options import Address, Backend, Json, Ladder, Threads, numbers
+
+if TYPE_CHECKING:
+    from ..controller.protocol import Answer
+
+
+def profile(
+    ladder: Ladder = "efficientnet-lite",
+    backend: Backend = "torch",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write it.")] = Path(
+        "profile.json"
+    ),
+    quality: Annotated[
+        str | None, typer.Option(help="Quality of each variant; needed for timm: ladders.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option(help="Random weights: the same cost, useless answers.")
+    ] = False,
+    threads: Threads = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="More rounds, steadier figures.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Measure what a ladder costs on this machine.
+
+    Latency, memory, stalls and energy; leave the machine alone meanwhile. What cannot be measured
+    here (mostly energy) is null.
+
+    \b
+    Examples:
+      adaphi profile -o profile.json
+      adaphi profile --ladder timm:resnet18,resnet50 --quality 0.70,0.80 --rounds 10
+    """
+    from ..model_zoo.backends import get_backend
+    from ..model_zoo.ladders import get_ladder
+    from ..model_zoo.profiling import measure
+
+    chosen = get_ladder(ladder, quality=numbers(quality, "--quality"), untrained=untrained)
+    with show.progress() as tell:
+        tell(0, 1, f"importing {backend}")
+        runs = get_backend(backend, threads=threads)
+        from ..model_zoo.allocator import tune_allocator
+        from ..model_zoo.pool import WarmPool
+
+        tune_allocator()
+        pool = WarmPool(chosen, runs)
+        measured = measure(pool, rounds=rounds, conditions={"threads": threads}, progress=tell)
+    measured.save(output)
+    if as_json:
+        typer.echo(measured.to_json(), nl=False)
+        return
+    show.print_table(show.profile_table(measured))
+    for line in show.stall_lines(measured):
+        typer.echo(line)
+    typer.echo(f"written to {output}")
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file; every key has a default.")
+    ] = None,
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C.
+
+    What was accepted until then is answered first.
+
+    \b
+    Examples:
+      adaphi serve
+      adaphi serve --config adaphi.toml
+    """
+    import asyncio
+    import logging
+
+    from ..config import load_config
+    from ..controller.daemon import Daemon
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    asyncio.run(Daemon(load_config(config)).serve())
+
+
+def infer(
+    image: Annotated[Path, typer.Argument(help="A picture that PIL can read.")],
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Time for the answer. [the daemon's default]")
+    ] = None,
+    phi: Annotated[int | None, typer.Option(help="Use this variant, whatever the budget.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many classes to print.")] = 3,
+    address: Address = None,
+    local: Annotated[
+        bool, typer.Option(help="Ask no daemon: load the default ladder in this process.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the daemon what is in a picture.
+
+    Prints the likeliest classes, the variant that answered, the time, and whether it was late.
+
+    \b
+    Examples:
+      adaphi infer cat.jpg --deadline-ms 30
+      adaphi infer cat.jpg --local
+    """
+    answer = (_infer_here if local else _infer_there)(image, deadline_ms, phi, top, address)
+    if as_json:
+        show.print_json(
+            {
+                "top": [{"class": name, "probability": p} for name, p in answer.top],
+                "phi": answer.phi,
+                "variant": answer.name,
+                "latency_ms": answer.latency_ms,
+                "queue_ms": answer.queue_ms,
+                "inference_ms": answer.inference_ms,
+                "late": answer.late,
+            }
+        )
+        return
+    for name, probability in answer.top:
+        typer.echo(f"{probability:6.1%}  {name}")
+    verdict = "late" if answer.late else "on time"
+    typer.echo(f"φ{answer.phi} {answer.name}, {answer.latency_ms:.1f} ms, {verdict}")
+
+
+def _infer_there(
+    image: Path, deadline_ms: float | None, phi: int | None, top: int, address: str | None
+) -> Answer:
+    from ..controller.client import Client
+
+    with Client(address) as client:
+        return client.infer(image, deadline_ms=deadline_ms, phi=phi, top=top)
+
+
+def _infer_here(
+    image: Path, deadline_ms: float | None, phi: int | None, top: int, address: str | None
+) -> Answer:
+    from ..controller.embedded import AdaptiveModel
+    from ..errors import InputError
+
+    if address is not None:
+        raise InputError("--local asks no daemon", help="leave out --address")
+    policy = None if phi is None else f"static:{phi}"
+    model = AdaptiveModel.from_ladder(policy=policy)
+    return model(image, deadline_ms=100.0 if deadline_ms is None else deadline_ms, top=top)
+
+
+def record(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The budget trace to write.")],
+    frame_ms: Annotated[
+        float, typer.Option(min=0.001, help="The budget of a frame on an idle device.")
+    ] = 50.0,
+    interval_ms: Annotated[float, typer.Option(min=1.0, help="Time between rows.")] = 100.0,
+    seconds: Annotated[float | None, typer.Option(min=0.0, help="How long. [until Ctrl-C]")] = None,
+) -> None:
+    """Record what this device can spend as a budget trace.
+
+    Runs until Ctrl-C, or for --seconds. Each row's budget is --frame-ms divided by the slow-down
+    that the load of the processor means.
+
+    \b
+    Example:
+      adaphi record -o monday.csv --frame-ms 40 --seconds 3600
+    """
+    from rich.console import Console
+
+    from ..controller.recorder import record as run
+    from ..controller.recorder import rows
+
+    console = Console(stderr=True)
+    written = 0
+    status: Any = console.status("recording") if console.is_terminal else None
+    try:
+        if status is not None:
+            status.start()
+        for row in run(output, rows(frame_ms, interval_ms / 1e3, seconds)):
+            written += 1
+            if status is not None:
+                status.update(
+                    f"{row.time_s:.0f} s, budget {row.budget_ms:.1f} ms "
+                    f"(slow-down {row.slowdown:.2f}); Ctrl-C ends"
+                )
+    except KeyboardInterrupt:
+        if seconds is not None:
+            raise
+    finally:
+        if status is not None:
+            status.stop()
+    typer.echo(f"{output}: {written} rows")
+
+
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A shorter recording and fewer photographs.")
+    ] = False,
+) -> None:
+    """Run the main job, everything real, in three minutes.
+
+    \b
+    It profiles the default ladder, records a budget trace while a load comes and goes, solves the
+    policy on the first half, compares it with every rule on the second, starts the daemon, sends
+    photographs with deadlines from the trace, and prints predicted beside measured.
+
+    \b
+    Example:
+      adaphi demo
+    """
+    from .demo import run
+
+    run(quick=quick)

@@ -1,0 +1,68 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from ..errors import InputError
+from ..policies.frame import Objective
+
+ProfileFile: TypeAlias = Annotated[
+    Path, typer.Option("--profile", help="What the ladder costs: a file of `adaphi profile`.")
+]
+Latency: TypeAlias = Annotated[
+    str, typer.Option("--latency", help="The latency to plan with: mean, p50, p95 or p99.")
+]
+MissCost: TypeAlias = Annotated[
+    float | None, typer.Option("--miss-cost", help="Price of a late answer, in quality. [0.5]")
+]
+SwitchCost: TypeAlias = Annotated[
+    float | None, typer.Option("--switch-cost", help="Price of a switch, in quality. [0.01]")
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Adapt: TypeAlias = Annotated[
+    bool, typer.Option("--adapt", help="Let a table keep learning while it runs.")
+]
+Ladder: TypeAlias = Annotated[
+    str,
+    typer.Option("--ladder", help="efficientnet-lite, efficientnet, or timm:NAME,NAME,…"),
+]
+Backend: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the models.")]
+Threads: TypeAlias = Annotated[int, typer.Option("--threads", min=1, help="Threads of one run.")]
+Address: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--address", help="Where the daemon listens: ipc://PATH or tcp://127.0.0.1:PORT."),
+]
+
+
+def make_objective(
+    miss_cost: float | None,
+    switch_cost: float | None,
+    *,
+    discount: str = "average",
+    default: Objective | None = None,
+) -> Objective:
+    """Return the objective that options name; what is not named comes from `default`."""
+    default = default or Objective()
+    try:
+        return Objective(
+            default.miss_cost if miss_cost is None else miss_cost,
+            default.switch_cost if switch_cost is None else switch_cost,
+            None if discount == "average" else float(discount),
+        )
+    except ValueError as error:
+        raise InputError(str(error), help="--discount is `average` or a number in (0, 1)") from None
+
+
+def numbers(text: str | None, option: str) -> Sequence[float] | None:
+    """Return the numbers of a comma-separated option."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected numbers with commas between") from None

@@ -1,0 +1,141 @@
+"""What commands print: tables for people, JSON for programs, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..model_zoo.profile import Profile
+    from ..sim.compare import Comparison
+    from ..sim.replay import Replay
+
+Progress = Callable[[int, int, str], None]
+
+
+def print_json(value: object) -> None:
+    """Print `value` as JSON."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; as wide as it needs to be where the output is not a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+
+
+def make_table(title: str, columns: list[str]) -> Table:
+    """Return an empty table: the first column to the left, the others to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    return table
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Progress]:
+    """Give a function (done, total, what) that draws a bar on a terminal's stderr, and only there."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total, what: None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
+
+
+def profile_table(profile: Profile) -> Table:
+    """Return a profile as a table."""
+    from rich.markup import escape
+
+    columns = ["variant", "quality", "p50 ms", "p95 ms", "p99 ms", "memory MB", "energy mJ"]
+    table = make_table(f"{escape(profile.ladder)} on {escape(profile.device)}", columns)
+    for v in profile.variants:
+        latency = v.latency_ms
+        cells = [
+            f"{v.quality:.3f}",
+            *(_number(x, ".2f") for x in (latency.p50, latency.p95, latency.p99)),
+            _number(v.memory_bytes and v.memory_bytes / 1e6, ".0f"),
+            _number(v.energy_mj, ".1f"),
+        ]
+        table.add_row(f"φ{v.phi} {escape(v.name)}", *cells)
+    return table
+
+
+def stall_lines(profile: Profile) -> list[str]:
+    """Return the stalls in words."""
+
+    def range_of(matrix: Any) -> str:
+        stalls = [s for m, row in enumerate(matrix) for a, s in enumerate(row) if a != m]
+        return f"{min(stalls):.2f} to {max(stalls):.2f} ms" if stalls else "none (one variant)"
+
+    lines = [f"switching to a warm variant stalls {range_of(profile.stall_ms)}"]
+    if profile.cold_stall_ms is not None:
+        lines.append(f"switching to an evicted one stalls {range_of(profile.cold_stall_ms)}")
+    return lines
+
+
+def replay_table(outcome: Replay) -> Table:
+    """Return one replay's figures as a table."""
+    title = f"{outcome.trace.name}: {len(outcome.decisions)} steps"
+    table = make_table(title, ["policy", *SCORES])
+    table.add_row(outcome.policy, *_scores(outcome))
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return every policy beside the bar and the bound."""
+    bound = comparison.clairvoyant
+    title = f"{bound.trace.name}: {len(bound.decisions)} steps, none of them seen before"
+    table = make_table(title, ["policy", *SCORES, "headroom captured"])
+    bar = comparison.best_rule
+    for outcome in sorted(comparison.rules, key=lambda r: -r.mean_score):
+        table.add_row(outcome.policy, *_scores(outcome), "best rule" if outcome is bar else "")
+    table.add_section()
+    for outcome in comparison.tables:
+        captured = comparison.headroom_captured(outcome)
+        share = "no headroom" if captured is None else f"{captured:+.3f}"
+        table.add_row(outcome.policy, *_scores(outcome), share)
+    table.add_row(bound.policy, *_scores(bound), "1")
+    return table
+
+
+SCORES = ["mean score", "on time", "switches", "mean quality"]
+
+
+def _scores(outcome: Replay) -> list[str]:
+    return [
+        f"{outcome.mean_score:.4f}",
+        f"{outcome.on_time_share:.1%}",
+        f"{outcome.switch_share:.1%}",
+        f"{outcome.mean_quality:.4f}",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)

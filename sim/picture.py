@@ -1,0 +1,63 @@
+"""A picture of a replay: the budget, the variant that answered, and what was late (extra `report`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError, MissingExtraError
+from .replay import Replay
+
+# Light to dark with φ, told apart by lightness alone where colours are not.
+_COLOURS = ("#c6dbef", "#6baed6", "#2171b5", "#08306b")
+_LATE = "#cb181d"
+
+
+def draw(outcome: Replay, path: str | Path) -> None:
+    """Draw a replay to a PNG, SVG or PDF; raise `MissingExtraError` without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError:
+        raise MissingExtraError("drawing a replay", "report") from None
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: a picture ends in .png, .svg or .pdf")
+
+    time_s = outcome.trace.time_s[1:] - outcome.trace.time_s[0]
+    budget_ms = outcome.trace.budget_ms[1:]
+    need_ms = outcome.costs.need_ms[outcome.active, outcome.decisions]
+    late = ~outcome.on_time
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots()
+    edges = np.append(time_s, 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else time_s[-1] + 1)
+    handles = []
+    for phi in range(len(outcome.costs)):
+        colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
+        height = np.where((outcome.decisions == phi) & ~late, need_ms, 0.0)
+        axes.stairs(height, edges, fill=True, color=colour)
+        handles.append(Patch(color=colour, label=f"φ = {phi}"))
+    axes.stairs(np.where(late, need_ms, 0.0), edges, fill=True, color=_LATE)
+    handles.append(Patch(color=_LATE, label=f"late ({int(late.sum())})"))
+    handles += axes.plot(
+        time_s, budget_ms, color="black", linewidth=1.0, drawstyle="steps-post", label="budget"
+    )
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, 1.08 * max(float(np.percentile(budget_ms, 99)), float(need_ms.max())))
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("budget, and what the answer took (ms)")
+    axes.set_title(
+        f"{outcome.policy} on {outcome.trace.name}: {outcome.on_time_share:.1%} on time, "
+        f"{int(round(outcome.switch_share * len(late)))} switches, "
+        f"mean quality {outcome.mean_quality:.4f}",
+        loc="left",
+        fontsize=10,
+    )
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
