@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def draw(outcome: Replay, path: str | Path) -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots()
     edges = np.append(time_s, 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else time_s[-1] + 1)
-    handles = []
+    handles: list[Any] = []
     for phi in range(len(outcome.costs)):
         colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
         height = np.where((outcome.decisions == phi) & ~late, need_ms, 0.0)
@@ -49,7 +50,7 @@ def draw(outcome: Replay, path: str | Path) -> None:
     axes.set_ylabel("budget, and what the answer took (ms)")
     axes.set_title(
         f"{outcome.policy} on {outcome.trace.name}: {outcome.on_time_share:.1%} on time, "
-        f"{int(round(outcome.switch_share * len(late)))} switches, "
+        f"{round(outcome.switch_share * len(late))} switches, "
         f"mean quality {outcome.mean_quality:.4f}",
         loc="left",
         fontsize=10,
