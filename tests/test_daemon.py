@@ -1,0 +1,234 @@
+"""The daemon as a process among processes: real models, real sockets, real faults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from adaphi import Client
+from adaphi.controller import protocol
+from adaphi.errors import InvalidRequest, ProtocolError, RequestError, Shed, TooLarge
+from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.model_zoo.images import example_image
+
+CONFIG = """
+ladder = "profile.json"
+[zmq]
+bind = ["ipc://{folder}/a.sock"]
+max_message_mb = 2
+[http]
+port = {port}
+[budget]
+sources = ["memory", "pushed"]
+"""
+
+
+@dataclass
+class Served:
+    """A running daemon."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    url: str
+    folder: Path
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return str(answer.read().decode())
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def write_setup(folder: Path) -> int:
+    port = free_port()
+    profile = Profile(
+        ladder="efficientnet-lite",
+        variants=tuple(
+            VariantProfile(phi, f"tf_efficientnet_lite{phi}", q, Latency(p50=ms, p95=ms))
+            for phi, (q, ms) in enumerate([(0.751, 20.0), (0.767, 26.0), (0.776, 34.0)])
+        ),
+        stall_ms=((0.0,) * 3,) * 3,
+    )
+    profile.save(folder / "profile.json")
+    (folder / "adaphi.toml").write_text(CONFIG.format(folder=folder, port=port))
+    return port
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "adaphi", "serve", "--config", str(folder / "adaphi.toml")]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("daemon")
+    port = write_setup(folder)
+    with start(folder) as process:
+        daemon = Served(process, f"ipc://{folder}/a.sock", f"http://127.0.0.1:{port}", folder)
+        try:
+            with Client(daemon.address) as client:
+                client.wait_until_ready(60)
+            yield daemon
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Client]:
+    with Client(served.address) as client:
+        client.wait_until_ready(60)
+        yield client
+
+
+def works(client: Client) -> None:
+    answer = client.infer(example_image(), deadline_ms=2000)
+    assert answer.output.shape == (1000,)
+
+
+def test_a_cat_is_a_cat_to_every_variant(client: Client) -> None:
+    """All three variants name the photograph of a cat."""
+    cat = pytest.importorskip("skimage.data").chelsea()
+    for phi in range(3):
+        answer = client.infer(cat, deadline_ms=2000, phi=phi, top=1)
+        assert answer.phi == phi and "cat" in answer.top[0][0]
+
+
+def test_a_miss_that_can_be_foreseen_is_refused(client: Client) -> None:
+    """A deadline that no variant can meet is answered at once, with no work begun."""
+    with pytest.raises(Shed):
+        client.infer(example_image(), deadline_ms=1)
+
+
+def test_a_pushed_cap_holds(client: Client) -> None:
+    """While φ ≤ 0 is pushed every answer comes from φ = 0; afterwards no longer."""
+    client.push_budget(max_phi=0, ttl_s=30)
+    assert client.infer(example_image(), deadline_ms=5000).phi == 0
+    client.push_budget()
+    assert client.infer(example_image(), deadline_ms=5000).phi == 2
+
+
+def send_raw(served: Served, frames: list[bytes]) -> RequestError | None:
+    """Send any frames; return the error that comes back, None if nothing does."""
+    socket: Any = zmq.Context.instance().socket(zmq.DEALER)
+    socket.linger = 0
+    socket.connect(served.address)
+    try:
+        socket.send_multipart(frames)
+        if not socket.poll(3000):
+            return None
+        kind, header, _ = protocol.split(socket.recv_multipart())
+        assert kind == protocol.ERROR
+        error = protocol.decode(protocol.ErrorHeader, header)
+        from adaphi.errors import from_code
+
+        return from_code(error.code, error.message)
+    finally:
+        socket.close()
+
+
+def test_bad_messages_get_one_clear_answer(served: Served, client: Client) -> None:
+    """Random bytes, wrong shapes and dtypes and too much data are refused; the daemon serves on."""
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        frames = [random.bytes(int(n)) for n in random.integers(1, 200, random.integers(1, 6))]
+        assert isinstance(send_raw(served, frames), ProtocolError)
+    for array in (np.zeros((4, 4, 2), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros(5)):
+        header = protocol.InferHeader(1, array.dtype.name, array.shape, deadline_ms=2000)
+        error = send_raw(served, [bytes(f) for f in protocol.encode(protocol.INFER, header, array)])
+        assert isinstance(error, InvalidRequest), error
+    header = protocol.InferHeader(1, "uint8", (3, 3, 3), deadline_ms=2000)
+    short = [bytes(f) for f in protocol.encode(protocol.INFER, header, np.zeros(5, np.uint8))]
+    assert isinstance(send_raw(served, short), InvalidRequest)
+    large = [*short[:-1], bytes(3_000_000)]
+    assert isinstance(send_raw(served, large), TooLarge)
+    works(client)
+
+
+def test_every_request_is_answered_when_the_worker_is_killed(
+    served: Served, client: Client
+) -> None:
+    """`kill -9` of the worker: each request is answered before its deadline + 1 s; service returns."""
+    import json
+
+    killed_s, worst_s, outcomes = 0.0, 0.0, []
+    deadline_s = 0.2
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        began = time.monotonic()
+        if not killed_s and began > until - 3:
+            os.kill(json.loads(served.get("/"))["worker_pid"], signal.SIGKILL)
+            killed_s = began
+        try:
+            client.infer(example_image(), deadline_ms=deadline_s * 1e3)
+            outcomes.append("ok")
+        except RequestError as error:
+            outcomes.append(error.code)
+            time.sleep(0.02)
+        worst_s = max(worst_s, time.monotonic() - began)
+    assert worst_s < deadline_s + 1
+    assert "no_answer" not in outcomes and {"worker_lost", "not_ready"} & set(outcomes)
+    client.wait_until_ready(60)
+    works(client)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_accepts_the_metrics(served: Served, client: Client) -> None:
+    """`promtool check metrics` has nothing to say about what the daemon exposes."""
+    works(client)
+    text = served.get("/metrics")
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text.encode(), capture_output=True
+    )
+    assert checked.returncode == 0, checked.stderr.decode()
+    assert "adaphi_requests_total" in text
+
+
+def test_a_second_daemon_is_refused(served: Served) -> None:
+    """A second daemon on the same address ends with one line that says why."""
+    done = start(served.folder)
+    _, stderr = done.communicate(timeout=30)
+    assert done.returncode == 1
+    assert b"adaphi: another daemon is listening" in stderr.splitlines()[-1]
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    """A TOML with an unknown key gives exit code 1 and one line with the key's path."""
+    (tmp_path / "adaphi.toml").write_text("[worker]\nthread = 2\n")
+    done = start(tmp_path)
+    _, stderr = done.communicate(timeout=30)
+    assert done.returncode == 1
+    lines = stderr.decode().splitlines()
+    assert len(lines) == 1 and "thread" in lines[0] and "$.worker" in lines[0]
+
+
+def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
+    """SIGTERM: the request that is running is answered, the exit code is 0, no process is left."""
+    write_setup(tmp_path)
+    with start(tmp_path) as process, Client(f"ipc://{tmp_path}/a.sock") as client:
+        client.wait_until_ready(60)
+        works(client)
+        process.terminate()
+        _, stderr = process.communicate(timeout=20)
+        assert process.returncode == 0, stderr.decode()
+    left = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout
+    assert left == b""
