@@ -1,0 +1,89 @@
+"""Wrong input: one clear error that says where, and nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaphi.config import load_config
+from adaphi.errors import ConfigError, PolicyError, TraceError
+from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.policies import TablePolicy
+from adaphi.sim import Trace
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("time_s,budget_ms\n0,1\n1,nan\n", ":3:2: budget_ms"),
+        ("time_s,budget_ms\n0,1\n0,2\n", ":3:1: time_s"),
+        ("time_s,budget_ms\n0,1\n1,x\n", ":3:2: budget_ms"),
+        ("time_s,budget_ms\n0,1\n1\n", ":3:2: expected 2 fields"),
+        ("time_s,budget_ms\n0,1\n1,-2\n", ":3:2: budget_ms"),
+        ("time_s,load\n0,1\n", ":1: expected the columns"),
+        ("", ":1: the file is empty"),
+    ],
+)
+def test_a_bad_trace_names_file_line_and_column(text: str, where: str, tmp_path: Path) -> None:
+    """NaN, unsorted times, a missing column or field: the message says where it is."""
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(TraceError, match=r"t\.csv" + where.replace(".", r"\.")):
+        Trace.read(tmp_path / "t.csv")
+
+
+def test_traces_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """CSV and NPZ give back every bit."""
+    trace = Trace.from_budgets(np.random.default_rng(0).lognormal(3, 1, 50), step_s=0.1)
+    for name in ("t.csv", "t.npz"):
+        trace.write(tmp_path / name)
+        again = Trace.read(tmp_path / name)
+        np.testing.assert_array_equal(again.budget_ms, trace.budget_ms)
+        np.testing.assert_array_equal(again.time_s, trace.time_s)
+
+
+def test_every_flipped_byte_of_a_policy_is_noticed_or_harmless(profile: Profile) -> None:
+    """A policy with any one byte flipped is refused, or decides exactly as before."""
+    policy = TablePolicy.solve(profile)
+    content = policy.to_bytes()
+    refused = 0
+    for place in range(0, len(content), max(1, len(content) // 400)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x40
+        try:
+            loaded = TablePolicy.from_bytes(bytes(damaged))
+        except PolicyError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(loaded.table, policy.table)
+        np.testing.assert_array_equal(loaded.chain.edges, policy.chain.edges)
+    assert refused > 300
+
+
+def test_a_policy_for_another_ladder_is_refused(profile: Profile) -> None:
+    """Binding a policy to other variants raises, and the message names both ladders."""
+    other = Profile(
+        ladder="other",
+        variants=(VariantProfile(0, "x", 0.5, Latency(p95=1.0)),),
+        stall_ms=((0.0,),),
+    )
+    with pytest.raises(PolicyError, match=r"'three'.*'other'"):
+        TablePolicy.solve(profile).bind(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("colour = 1", "colour"),
+        ("[worker]\nthreads = 0", r"\$\.worker\.threads"),
+        ("[http]\nport = 'x'", r"\$\.http\.port"),
+        ("[http]\nhost = '0.0.0.0'", r"\$\.http\.host"),
+        ("[zmq]\nbind = ['tcp://*:1']", r"\$\.zmq\.bind\[0\]"),
+    ],
+)
+def test_a_bad_configuration_names_the_key(text: str, path: str, tmp_path: Path) -> None:
+    """Unknown keys, wrong values and addresses beyond this machine are refused with their path."""
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=path):
+        load_config(tmp_path / "a.toml")
