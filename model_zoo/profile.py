@@ -28,6 +28,9 @@ from .variants import Ladder, Variant, fingerprint
 
 Floats = NDArray[np.float64]
 LATENCY_NAMES = ("mean", "p50", "p95", "p99")
+_ROUNDING = (
+    1e-13  # relative: well above a few units in the last place, well below any edge's tolerance
+)
 
 
 class Latency(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -74,8 +77,12 @@ class Costs:
 
     @cached_property
     def thresholds_ms(self) -> Floats:
-        """Return every distinct budget at which some choice begins to be on time, ascending."""
-        return np.unique(self.need_ms)
+        """Return every distinct budget at which some choice begins to be on time, ascending.
+
+        Sums that differ only by rounding are one threshold.
+        """
+        ascending = np.unique(self.need_ms)
+        return ascending[np.diff(ascending, prepend=0.0) > _ROUNDING * ascending]
 
     def __len__(self) -> int:
         return len(self.latency_ms)

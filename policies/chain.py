@@ -2,8 +2,8 @@
 
 **Bins.** Every threshold L_a + S_ma is an edge, so within a bin each choice is either on time for
 every budget or late for every budget; further edges cut the traces' values into equally full parts.
-Bin i holds edges[i−1] ≤ budget < edges[i]. All edges between two neighbouring values of the traces lie
-half-way, so rounding cannot move a value across one.
+Bin i holds edges[i−1] ≤ budget < edges[i]. Edges between two neighbouring values of the traces lie
+half-way, and `lookup.bins` forgives a budget that rounding put just below an edge.
 
 **Estimate.** With n(i, j) counted transitions and a prior row ρ(i, ·) of strength s observations,
 
@@ -24,6 +24,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .lookup import bins
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +53,7 @@ class Chain:
 
     def bins(self, budgets: Floats) -> NDArray[np.int64]:
         """Return the bin of each budget."""
-        return np.searchsorted(self.edges, budgets, side="right")
+        return bins(self.edges, budgets)
 
     def scaled(self, factor: float) -> Chain:
         """Return the same chain with every edge times `factor`."""
@@ -79,8 +81,8 @@ def fit_chain(
     edges = bin_edges(values, thresholds, extra_bins)
     counts = np.zeros((len(edges) + 1, len(edges) + 1))
     for row in rows:
-        bins = np.searchsorted(edges, row, side="right")
-        np.add.at(counts, (bins[:-1], bins[1:]), 1.0)
+        where = bins(edges, row)
+        np.add.at(counts, (where[:-1], where[1:]), 1.0)
     ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
     return Chain(edges, counts, ratio_prior(edges, values, ratios), prior_strength)
 
@@ -119,7 +121,7 @@ def ratio_prior(
 ) -> Floats:
     """Return the prior rows ρ, (E, E): see the module's docstring; `anywhere` is the share mixed in."""
     size = len(edges) + 1
-    where = np.searchsorted(edges, values, side="right")
+    where = bins(edges, values)
     marginal = np.bincount(where, minlength=size) / len(values)
     if not len(ratios):
         return np.tile(marginal, (size, 1))
@@ -135,6 +137,6 @@ def ratio_prior(
             points = inside[picks.round().astype(int)]
         else:
             points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
-        next_bins = np.searchsorted(edges, np.outer(points, ratios).ravel(), side="right")
+        next_bins = bins(edges, np.outer(points, ratios).ravel())
         prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
     return (1 - anywhere) * prior + anywhere * marginal

@@ -45,9 +45,7 @@ class Objective:
 def on_time_probability(costs: Costs, chain: Chain) -> Floats:
     """Return (E, M, M): Pr[L_a + S_ma ≤ B′ | e] for row m active and column a chosen."""
     tail = chain.transition[:, ::-1].cumsum(axis=1)[:, ::-1]  # tail[e, k] = Pr[bin′ ≥ k | e]
-    tail = np.concatenate([tail, np.zeros((len(tail), 1))], axis=1)
-    first = np.searchsorted(chain.edges, costs.need_ms, side="left") + 1
-    return np.asarray(np.minimum(tail[:, np.minimum(first, len(tail))], 1.0))
+    return np.asarray(np.minimum(tail[:, chain.bins(costs.need_ms)], 1.0))
 
 
 def frame_mdp(costs: Costs, chain: Chain, objective: Objective) -> SwitchingMDP:

@@ -8,6 +8,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+EDGE_TOLERANCE = 1e-12
+"""Relative: a budget this close below an edge counts as on it, so that rounding decides nothing."""
+
+
+def bins(edges: ArrayLike, budgets: ArrayLike) -> NDArray[np.int64]:
+    """Return the bin of each budget: bin i holds edges[i−1] ≤ budget < edges[i]."""
+    return np.searchsorted(_lowered(edges), np.asarray(budgets), side="right")
+
+
+def _lowered(edges: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(edges, dtype=np.float64) * (1 - EDGE_TOLERANCE)
+
 
 class Policy(Protocol):
     """Anything that maps (reading, active variant) to a variant, one step after the other."""
@@ -26,14 +38,16 @@ class Policy(Protocol):
 class Lookup:
     """A table over bins of the reading: one bisection and one index, nothing allocated.
 
-    `edges_ms` (E−1,) ascending; `table` (E, M) of φ: row = bin, column = active variant.
+    `edges_ms` (E−1,) ascending; `table` (E, M) of φ: row = bin, column = active variant. The
+    attribute `edges_ms` holds the edges that readings are compared with: those given, `EDGE_TOLERANCE`
+    lower.
     """
 
     __slots__ = ("_edges", "_rows", "edges_ms", "name", "table")
 
     def __init__(self, name: str, edges_ms: ArrayLike, table: ArrayLike) -> None:
         self.name = name
-        self.edges_ms: NDArray[np.float64] = np.asarray(edges_ms, dtype=np.float64)
+        self.edges_ms = _lowered(edges_ms)
         self.table: NDArray[np.uint8] = np.asarray(table, dtype=np.uint8)
         if self.table.shape[0] != len(self.edges_ms) + 1:
             raise ValueError(

@@ -49,7 +49,7 @@ Ints = NDArray[np.int64]
 
 ROW_SUM_TOLERANCE = 1e-8
 _MEMORY = 6  # differences that Anderson acceleration combines
-_TIE = 1e-10  # relative: a switch has to gain more than this
+_TIE = 1e-9  # relative: a switch has to gain more than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,12 @@ class SwitchingMDP:
         return np.asarray(self.q(value).max(axis=2))
 
     def greedy(self, value: Floats) -> Ints:
-        """Return the best action in each state, (E, M); the active one where it is as good."""
+        """Return the best action in each state, (E, M): of equally good ones the active, else the first."""
         q = self.q(value)
-        best = q.max(axis=2)
-        policy = q.argmax(axis=2)
-        stay = np.broadcast_to(np.arange(q.shape[1]), policy.shape)
-        staying = np.take_along_axis(q, stay[:, :, None], axis=2)[:, :, 0]
         tolerance = _TIE * np.maximum(1.0, np.abs(self.payoff).max())
-        return np.where(staying >= best - tolerance, stay, policy).astype(np.int64)
+        as_good = q >= q.max(axis=2, keepdims=True) - tolerance
+        stay = np.arange(q.shape[1])
+        return np.where(as_good[:, stay, stay], stay, as_good.argmax(axis=2)).astype(np.int64)
 
     def evaluate(self, policy: ArrayLike) -> Floats:
         """Return the discounted value (E, M) of any policy (E, M), by one dense solve of E·M unknowns.

@@ -35,7 +35,7 @@ class RefreshedTable:
         self._costs = profile.costs(policy.latency)
         self._objective = policy.objective
         self._start = policy.chain_ms(self._costs)
-        self._edges: list[float] = self._start.edges.tolist()
+        self._edges: list[float] = self._trained.edges_ms.tolist()
         self._half_life_steps = half_life_steps
         self._refresh_steps = refresh_steps
         self._last: int | None = None

@@ -15,8 +15,9 @@ import numpy as np
 from ..errors import InputError
 from ..model_zoo.profile import Costs
 from .frame import Objective
-from .lookup import Lookup, Policy
+from .lookup import EDGE_TOLERANCE, Lookup, Policy, bins
 
+_TIE = 1e-9  # values closer than this are equal: the smaller variant is taken
 _FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
 RULES_HELP = "static:PHI, greedy, hysteresis[:GUARD,PATIENCE], alert, random:SEED"
 
@@ -34,10 +35,10 @@ def greedy(costs: Costs) -> Lookup:
     Where none fits it takes the one that needs least.
     """
     edges = costs.thresholds_ms
-    floor = np.concatenate([[-np.inf], edges])
-    fits = costs.need_ms[None, :, :] <= floor[:, None, None]  # (E, m, a)
+    first = bins(edges, costs.need_ms)  # (m, a): the first bin in which the choice fits
+    fits = first <= np.arange(len(edges) + 1)[:, None, None]  # (E, m, a)
     best = np.where(fits, costs.quality, -np.inf).argmax(axis=2)
-    quickest = costs.need_ms.argmin(axis=1)
+    quickest = first.argmin(axis=1)
     return Lookup("greedy", edges, np.where(fits.any(axis=2), best, quickest))
 
 
@@ -55,7 +56,7 @@ class Hysteresis:
             )
         self.name = f"hysteresis:{guard:g},{patience}"
         self._greedy = greedy(costs)
-        self._need = costs.need_ms.tolist()
+        self._need = (costs.need_ms * (1 - EDGE_TOLERANCE)).tolist()
         self._quality = costs.quality.tolist()
         self._guard = guard
         self._patience = patience
@@ -93,6 +94,8 @@ class Alert:
     def __init__(self, costs: Costs, objective: Objective) -> None:
         self.name = "alert"
         self._log_need = np.log(costs.need_ms).tolist()
+        # Less than a thousandth of the smallest need is as little as nothing, and has a logarithm.
+        self._least_ms = 1e-3 * float(costs.need_ms.min())
         self._quality = costs.quality.tolist()
         self._miss_cost = objective.miss_cost
         self._mean: float | None = None
@@ -100,7 +103,7 @@ class Alert:
 
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading."""
-        seen = math.log(max(reading_ms, 1e-300))
+        seen = math.log(max(reading_ms, self._least_ms))
         if self._mean is None:
             self._mean = seen
         surprise = seen - self._mean
@@ -111,7 +114,7 @@ class Alert:
         for phi, need in enumerate(self._log_need[active]):
             on_time = 0.5 * math.erfc((need - self._mean) / spread)
             value = self._quality[phi] * on_time - self._miss_cost * (1 - on_time)
-            if value > best_value:
+            if value > best_value + _TIE:
                 best, best_value = phi, value
         return best
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies import TablePolicy
@@ -78,21 +80,62 @@ def test_clairvoyant_equals_enumeration(seed: int, profile: Profile) -> None:
     assert clairvoyant(trace, profile).mean_score * 7 == pytest.approx(best, abs=1e-12)
 
 
-@pytest.mark.parametrize("factor", [0.013, 0.37, 2.0, 1000.0 / 3])
-def test_decisions_do_not_depend_on_the_unit_of_time(factor: float, profile: Profile) -> None:
-    """Every millisecond multiplied by c > 0 leaves every decision as it was."""
-    trace = wander(500)
-    other = Trace.from_budgets(trace.budget_ms * factor)
-    for policy in POLICIES:
-        np.testing.assert_array_equal(
-            replay(trace, profile, policy).decisions,
-            replay(other, scaled(profile, factor), policy).decisions,
-        )
-    np.testing.assert_array_equal(
-        replay(trace, profile, TablePolicy.solve(profile, [trace.budget_ms])).decisions,
-        replay(
-            other,
-            scaled(profile, factor),
-            TablePolicy.solve(scaled(profile, factor), [other.budget_ms]),
-        ).decisions,
+milliseconds = st.one_of(
+    st.integers(1, 60).map(float), st.floats(0.5, 60, allow_nan=False, allow_subnormal=False)
+)
+
+
+@st.composite
+def ladders(draw: st.DrawFn) -> Profile:
+    """Draw any small ladder: whole and broken milliseconds, zero stalls and long ones."""
+    count = draw(st.integers(1, 4))
+    latencies = sorted(draw(st.lists(milliseconds, min_size=count, max_size=count)))
+    qualities = draw(st.lists(st.integers(1, 99), min_size=count, max_size=count, unique=True))
+    stall = st.one_of(st.just(0.0), milliseconds)
+    return Profile(
+        ladder="drawn",
+        variants=tuple(
+            VariantProfile(phi, f"v{phi}", quality / 100, Latency(p95=ms))
+            for phi, (ms, quality) in enumerate(zip(latencies, qualities, strict=True))
+        ),
+        stall_ms=tuple(
+            tuple(0.0 if m == a else draw(stall) for a in range(count)) for m in range(count)
+        ),
     )
+
+
+@given(
+    profile=ladders(),
+    budgets=st.lists(st.one_of(st.just(0.0), milliseconds), min_size=3, max_size=60),
+    factor=st.floats(1e-4, 1e4),
+    exact=st.booleans(),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_decisions_do_not_depend_on_the_unit_of_time(
+    profile: Profile, budgets: list[float], factor: float, exact: bool
+) -> None:
+    """Every millisecond multiplied by any c > 0 leaves every decision of every policy as it was.
+
+    Budgets that are exactly a threshold of the ladder are among them: rounding must not move them.
+    """
+    if exact:
+        budgets = [*budgets, *profile.costs().need_ms.ravel().tolist(), *budgets]
+    trace, other = Trace.from_budgets(budgets), Trace.from_budgets(np.multiply(budgets, factor))
+    stretched = scaled(profile, factor)
+    tables = [
+        TablePolicy.solve(p, [t.budget_ms]) for p, t in ((profile, trace), (stretched, other))
+    ]
+    names = [f"static:{len(profile) - 1}", *(name for name in POLICIES if name != "static:1")]
+    for one, two in (*((name, name) for name in names), tuple(tables)):
+        np.testing.assert_array_equal(
+            replay(trace, profile, one).decisions, replay(other, stretched, two).decisions
+        )
+    # The table solved in one unit serves the device whose clock runs in another.
+    np.testing.assert_array_equal(
+        replay(trace, profile, tables[0]).decisions, replay(other, stretched, tables[0]).decisions
+    )
+    refreshed = [
+        replay(t, p, tables[0], adapt=True).decisions
+        for t, p in ((trace, profile), (other, stretched))
+    ]
+    np.testing.assert_array_equal(*refreshed)
