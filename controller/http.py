@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ..errors import StartupError
 
@@ -22,6 +23,16 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Metrics:
+    """prometheus-client's application as an endpoint: mounted, it would answer only `/metrics/`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._app = make_asgi_app(registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def make_server(
@@ -47,7 +58,7 @@ def make_server(
             Route("/", state),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/metrics", make_asgi_app(registry=registry)),
+            Route("/metrics", _Metrics(registry)),
         ]
     )
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", loop="asyncio")

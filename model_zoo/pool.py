@@ -74,7 +74,7 @@ class WarmPool:
         return (time.perf_counter() - began) * 1e3
 
     def load_all(self, phis: Iterable[int] | None = None) -> None:
-        """Load `phis` (default: the whole ladder), the largest first, as far as the limit admits."""
+        """Load `phis` (default: the whole ladder), the largest first: under a limit the smallest stay."""
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
 

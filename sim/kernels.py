@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
+Counts = NDArray[np.int64]
+
+_CELLS = 2048.0
 
 njit: Callable[..., Any]
 try:
@@ -30,36 +33,38 @@ except ImportError:  # the extra `fast` is not installed; the undecorated loops 
 
 
 @njit(cache=True, nogil=True)
-def _walk_compiled(budget: Floats, edges: Floats, table: Bytes, out: Bytes) -> None:
+def _walk_compiled(
+    budget: Floats, edges: Floats, low: float, cells: float, below: Counts, table: Bytes, out: Bytes
+) -> None:
     variants = table.shape[1]
     flat = table.ravel()
     active = 0
-    steps = len(out)
-    seen = np.empty(512)
-    bins = np.empty(512)
-    for begin in range(0, steps, 512):
-        size = min(512, steps - begin)
-        # Rows are binned apart from the walk, whose steps depend on each other. Counting the edges at
-        # or below a reading runs in vector registers (hence the float counts and the fixed length)
-        # and beats bisection while the edges are few.
-        for i in range(size):
-            seen[i] = budget[begin + i]
-            bins[i] = 0.0
-        if len(edges) <= 128:
-            for edge in edges:
-                for i in range(512):
-                    bins[i] += 1.0 if edge <= seen[i] else 0.0
-        else:
-            bins[:size] = np.searchsorted(edges, seen[:size], "right")
-        for i in range(size):
-            active = flat[int(bins[i]) * variants + active]
-            out[begin + i] = active
+    for t in range(len(out)):
+        reading = budget[t]
+        cell = min(max((reading - low) * cells, 0.0), _CELLS)
+        bin_ = below[int(cell)]
+        while bin_ < len(edges) and edges[bin_] <= reading:
+            bin_ += 1
+        active = flat[bin_ * variants + active]
+        out[t] = active
+
+
+def _grid(edges: Floats) -> tuple[float, float, Counts]:
+    """Return (low, cells per unit, (cells,) edges surely at or below a cell): bins without bisection.
+
+    The count is that of the cell before, so that no rounding of a cell's place can pass an edge; a
+    reading then climbs the few edges that are left, mostly none.
+    """
+    low, high = (float(edges[0]), float(edges[-1])) if len(edges) else (0.0, 0.0)
+    cells = _CELLS / (high - low) if high > low else 0.0
+    if not 0 < cells < np.inf:
+        return low, 0.0, np.zeros(int(_CELLS) + 1, np.int64)
+    starts = low + (np.arange(_CELLS + 1) - 1) / cells
+    return low, cells, np.searchsorted(edges, starts, side="right")
 
 
 @njit(cache=True, nogil=True)
-def _tally_compiled(
-    budget: Floats, need: Floats, decisions: Bytes, on_time: NDArray[np.int64]
-) -> int:
+def _tally_compiled(budget: Floats, need: Floats, decisions: Bytes, on_time: Counts) -> int:
     switches = 0
     active = 0
     for t in range(len(decisions)):
@@ -102,7 +107,7 @@ def walk(budget: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMPIL
     """Return the T − 1 decisions of a table (E, M): step t sees row t − 1; φ = 0 is active first."""
     if compiled:
         out = np.empty(len(budget) - 1, np.uint8)
-        _walk_compiled(budget, edges, table, out)
+        _walk_compiled(budget, edges, *_grid(edges), table, out)
         return out
     bins = np.searchsorted(edges, budget[:-1], side="right")
     return _follow(table[bins])
@@ -110,7 +115,7 @@ def walk(budget: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMPIL
 
 def tally(
     budget: Floats, need: Floats, decisions: Bytes, *, compiled: bool = COMPILED
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[Counts, int]:
     """Return how many decisions of each variant were on time, (M,), and how many were switches."""
     if compiled:
         on_time = np.zeros(len(need), np.int64)

@@ -1,9 +1,8 @@
-"""The commands that the README prints, run as a user runs them."""
+"""The command line as a user meets it: help, JSON, pictures, failures."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -29,18 +28,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_runs(folder: Path) -> None:
-    """Each `adaphi` line of the README's first block ends with exit code 0, in order."""
-    block = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    lines = [line.partition("#")[0].split() for line in block.splitlines()]
-    commands = [line[1:] for line in lines if line and line[0] == "adaphi"]
-    assert len(commands) == 5
-    for command in commands:
-        if command[0] == "profile":
-            command += ["--rounds", "1"]
-        run(*command, cwd=folder)
-
-
 def test_simulate_prints_json_and_a_picture(folder: Path) -> None:
     """`--json` is JSON with the promised keys; `--picture` draws a PNG."""
     given = ["--profile", "profile.json", "--trace", "examples/trace.csv", "--policy", "greedy"]
@@ -55,3 +42,40 @@ def test_failures_are_one_line(folder: Path) -> None:
     given = ["--profile", "profile.json", "--policy", "nosuch.npz", "--trace", "examples/trace.csv"]
     assert run("simulate", *given, cwd=folder, code=1).count("\n") == 1
     assert "Usage" in run("simulate", "--nosuch", cwd=folder, code=2)
+
+
+def commands() -> list[list[str]]:
+    """Return the path of every command, sub-commands included."""
+    import typer.main
+
+    from adaphi.cli.app import app
+
+    found = []
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None)
+        found += [[name, sub] for sub in below] if below else [[name]]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: list[str]) -> None:
+    """`--help` shows an example that begins with the command itself."""
+    from typer.testing import CliRunner
+
+    from adaphi.cli.app import app
+
+    done = CliRunner().invoke(app, [*path, "--help"], terminal_width=200)
+    assert done.exit_code == 0
+    assert "Example" in done.output and f"adaphi {' '.join(path)} " in done.output + " "
+
+
+def test_asking_where_no_daemon_is_says_so(folder: Path) -> None:
+    """Exit code 1, one line, and what to do."""
+    err = run("infer", "cat.jpg", "--address", f"ipc://{folder}/none", cwd=folder, code=1)
+    assert err.count("\n") == 1 and "cat.jpg" in err
+    from PIL import Image
+
+    Image.new("RGB", (9, 9)).save(folder / "cat.jpg")
+    given = ["--deadline-ms", "50", "--address", f"ipc://{folder}/none"]
+    err = run("infer", "cat.jpg", *given, cwd=folder, code=1)
+    assert err.count("\n") == 1 and "adaphi serve" in err

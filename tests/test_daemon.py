@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +21,16 @@ import numpy as np
 import pytest
 import zmq
 
-from adaphi import Client
+from adaphi import AsyncClient, Client
 from adaphi.controller import protocol
-from adaphi.errors import InvalidRequest, ProtocolError, RequestError, Shed, TooLarge
+from adaphi.errors import (
+    InvalidRequest,
+    ProtocolError,
+    RequestError,
+    Shed,
+    TooLarge,
+    from_code,
+)
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 
@@ -127,6 +137,62 @@ def test_a_pushed_cap_holds(client: Client) -> None:
     assert client.infer(example_image(), deadline_ms=5000).phi == 2
 
 
+def test_many_requests_may_be_under_way(served: Served, client: Client) -> None:
+    """The asyncio client: eight pictures at once, each answered once, in the order of deadlines."""
+    pictures = [np.full((64, 64, 3), 20 * k, np.uint8) for k in range(8)]
+    alone = [client.infer(p, deadline_ms=5000, phi=0).output for p in pictures]
+
+    async def ask() -> tuple[list[Any], list[int]]:
+        finished: list[int] = []
+
+        async def one(async_client: AsyncClient, k: int) -> Any:
+            answer = await async_client.infer(pictures[k], deadline_ms=9000 - 500 * k, phi=0)
+            finished.append(k)
+            return answer
+
+        async with AsyncClient(served.address) as async_client:
+            assert (await async_client.hello()).ready
+            await async_client.push_budget(budget_ms=1e4, ttl_s=0.1)
+            answers = await asyncio.gather(*(one(async_client, k) for k in range(8)))
+        return answers, finished
+
+    answers, finished = asyncio.run(ask())
+    for answer, expected in zip(answers, alone, strict=True):
+        np.testing.assert_allclose(answer.output, expected, rtol=1e-4, atol=1e-4)
+    assert finished == [0, 7, 6, 5, 4, 3, 2, 1]  # the first had started before the others came
+
+
+def test_health_and_state_over_http(served: Served, client: Client) -> None:
+    """Alive, ready when warm, the state as JSON, and 404 for anything else."""
+    assert served.get("/healthz") == "ok\n" and served.get("/readyz") == "ready\n"
+    state = json.loads(served.get("/"))
+    assert state["ready"] is True and state["worker_pid"] > 0
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        served.get("/nothing")
+
+
+def test_deadlines_are_kept_under_more_than_can_be_served(served: Served, client: Client) -> None:
+    """Forty requests at once with 150 ms each: every one is answered or refused within its time."""
+    picture = example_image()
+
+    async def ask() -> list[tuple[str, float]]:
+        async def one(async_client: AsyncClient) -> tuple[str, float]:
+            began = time.monotonic()
+            try:
+                answer = await async_client.infer(picture, deadline_ms=150)
+                outcome = "late" if answer.late else "ok"
+            except RequestError as error:
+                outcome = error.code
+            return outcome, time.monotonic() - began
+
+        async with AsyncClient(served.address) as async_client:
+            return await asyncio.gather(*(one(async_client) for _ in range(40)))
+
+    outcomes = asyncio.run(ask())
+    assert {"ok"} <= {outcome for outcome, _ in outcomes} <= {"ok", "late", "shed", "expired"}
+    assert max(seconds for _, seconds in outcomes) < 0.150 + 1
+
+
 def send_raw(served: Served, frames: list[bytes]) -> RequestError | None:
     """Send any frames; return the error that comes back, None if nothing does."""
     socket: Any = zmq.Context.instance().socket(zmq.DEALER)
@@ -139,8 +205,6 @@ def send_raw(served: Served, frames: list[bytes]) -> RequestError | None:
         kind, header, _ = protocol.split(socket.recv_multipart())
         assert kind == protocol.ERROR
         error = protocol.decode(protocol.ErrorHeader, header)
-        from adaphi.errors import from_code
-
         return from_code(error.code, error.message)
     finally:
         socket.close()
@@ -168,8 +232,6 @@ def test_every_request_is_answered_when_the_worker_is_killed(
     served: Served, client: Client
 ) -> None:
     """`kill -9` of the worker: each request is answered before its deadline + 1 s; service returns."""
-    import json
-
     killed_s, worst_s, outcomes = 0.0, 0.0, []
     deadline_s = 0.2
     until = time.monotonic() + 4

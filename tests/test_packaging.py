@@ -1,8 +1,10 @@
 """The folders at the root, the links in adaphi/ and pyproject.toml tell one story."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,27 @@ def test_the_links_agree_with_package_dir() -> None:
         f"adaphi.{p.name}": p.resolve().name for p in (ROOT / "adaphi").iterdir() if p.is_symlink()
     }
     assert links == FOLDERS
+
+
+def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
+    """Each file of Python below the folders is in the wheel under the package's name, and no other."""
+    names = ("adaphi", *FOLDERS.values(), "pyproject.toml", "README.md", "LICENSE")
+    for name in names:  # a copy, so that building leaves nothing in the checkout
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source = shutil.ignore_patterns("__pycache__")
+        extra = {"symlinks": True, "ignore": source} if copy is shutil.copytree else {}
+        copy(ROOT / name, tmp_path / "src" / name, **extra)  # type: ignore[operator]
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*command, "-w", tmp_path, tmp_path / "src"], check=True)
+    (wheel,) = tmp_path.glob("adaphi-*.whl")
+    packed = {n for n in zipfile.ZipFile(wheel).namelist() if n.endswith(".py")}
+    expected = {
+        "/".join((name.replace(".", "/"), *path.relative_to(ROOT / folder).parts))
+        for name, folder in {**FOLDERS, "adaphi": "adaphi"}.items()
+        for path in (ROOT / folder).rglob("*.py")
+        if not (ROOT / folder / path.relative_to(ROOT / folder).parts[0]).is_symlink()
+    }
+    assert packed == expected
 
 
 def test_importing_adaphi_brings_neither_torch_nor_zmq() -> None:

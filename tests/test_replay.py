@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies import TablePolicy
-from adaphi.sim import Trace, clairvoyant, replay
+from adaphi.sim import Trace, clairvoyant, kernels, replay
 from adaphi.sim.replay import decide_stepwise
 
 POLICIES = ["static:1", "greedy", "hysteresis", "hysteresis:1.2,2", "alert", "random:3"]
@@ -61,6 +62,42 @@ def test_compiled_replay_is_the_controllers(profile: Profile) -> None:
     walked = replay(trace, profile, table).decisions
     stepped = decide_stepwise(trace, table.bind(profile), profile.costs())
     np.testing.assert_array_equal(walked, stepped)
+
+
+edge_lists = st.lists(st.one_of(st.integers(1, 9).map(float), st.floats(1e-9, 1e9)), max_size=40)
+
+
+@given(
+    edges=edge_lists.map(lambda values: np.unique(values)),
+    budgets=st.lists(st.one_of(st.just(0.0), st.floats(0, 1e300)), min_size=2, max_size=30),
+    variants=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_compiled_loops_are_numpys(
+    edges: np.ndarray, budgets: list[float], variants: int, seed: int
+) -> None:
+    """For any edges, tables and budgets (edges among them) both forms decide and count the same."""
+    if not kernels.COMPILED:
+        pytest.skip("numba (extra `fast`) is not installed")
+    random = np.random.default_rng(seed)
+    budget = np.array([*budgets, *edges, *np.nextafter(edges, 0)])
+    table = random.integers(0, variants, (len(edges) + 1, variants), dtype=np.uint8)
+    need = random.choice([*edges, 1.0], (variants, variants))
+    quality = random.permutation(variants) / 10
+    walked = [kernels.walk(budget, edges, table, compiled=c) for c in (True, False)]
+    np.testing.assert_array_equal(*walked)
+    (one, first), (two, second) = (
+        kernels.tally(budget, need, walked[0], compiled=c) for c in (True, False)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert first == second
+    totals = []
+    for compiled in (True, False):
+        best = kernels.best_path(budget, need, quality, 0.5, 0.01, compiled=compiled)
+        on_time, switches = kernels.tally(budget, need, best)
+        totals.append(on_time @ quality - 0.5 * (len(best) - on_time.sum()) - 0.01 * switches)
+    assert totals[0] == pytest.approx(totals[1], abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,3 +176,22 @@ def test_decisions_do_not_depend_on_the_unit_of_time(
         for t, p in ((trace, profile), (other, stretched))
     ]
     np.testing.assert_array_equal(*refreshed)
+
+
+def test_a_look_up_allocates_nothing(profile: Profile) -> None:
+    """A thousand decisions neither leave a byte behind nor take one meanwhile."""
+    lookup = TablePolicy.solve(profile).bind(profile)
+    budgets = wander(1000).budget_ms.tolist()
+    decide, active = lookup.decide, 0
+    tracemalloc.start()
+    try:
+        for budget in budgets:
+            active = decide(budget, active)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for budget in budgets:
+            active = decide(budget, active)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after <= before + 64 and peak <= before + 128  # the loop's own iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adaphi.cli import app
+from adaphi.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 TRACES = ROOT.parent / "shared" / "data" / "traces"

@@ -129,7 +129,8 @@ def _load_from_hub(timm: Any, variant: Variant) -> torch.nn.Module:
     try:
         return cast(torch.nn.Module, timm.create_model(variant.name, pretrained=True))
     except Exception as error:  # the client and timm raise many kinds: no network, no such weights
-        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+        sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
+        why = sentence[:200] or type(error).__name__
         raise LadderError(
             f"the weights of {variant.name} could not be had from the hub: {why}",
             help=f"use the ladder {DEFAULT!r}, whose weights are installed, or go online once",

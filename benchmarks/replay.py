@@ -1,0 +1,84 @@
+"""Replays and the clairvoyant, in million steps a second on one core."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from adaphi.policies import Objective, TablePolicy
+from adaphi.sim import kernels, replay
+from adaphi.sim.replay import clairvoyant
+
+from .harness import Row, seconds
+from .problems import example_profile, wandering_trace
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Return the figures; the peers are the plain loop over lists, and numpy step by step."""
+    profile, rows = example_profile(), 20_000 if quick else 1_000_000
+    trace = wandering_trace(rows)
+    policy = TablePolicy.solve(profile, [trace.budget_ms[:4000]])
+    lookup, costs, objective = policy.bind(profile), profile.costs(), Objective()
+    budget, need = trace.budget_ms, costs.need_ms
+
+    def by_kernels(compiled: bool) -> None:
+        decisions = kernels.walk(budget, lookup.edges_ms, lookup.table, compiled=compiled)
+        kernels.tally(budget, need, decisions, compiled=compiled)
+
+    def plain() -> None:
+        """Replay the first rows by the rules of the contract, over lists."""
+        decide, active, score = lookup.decide, 0, 0.0
+        needs, quality = need.tolist(), costs.quality.tolist()
+        rows_ = budget[: rows // 20].tolist()
+        for reading, available in pairwise(rows_):
+            chosen = decide(reading, active)
+            score += quality[chosen] if needs[active][chosen] <= available else -0.5
+            score -= 0.01 * (chosen != active)
+            active = chosen
+
+    def best(compiled: bool) -> None:
+        kernels.best_path(
+            budget,
+            need,
+            costs.quality,
+            objective.miss_cost,
+            objective.switch_cost,
+            compiled=compiled,
+        )
+
+    def best_by_steps() -> None:
+        """Back up the first rows one numpy step after the other."""
+        value, penalty = np.zeros(len(costs)), 0.01 * (1 - np.eye(len(costs)))
+        for available in budget[rows // 20 : 0 : -1]:
+            paid = np.where(need <= available, costs.quality, -0.5) - penalty
+            value = (paid + value).max(axis=1)
+
+    million = rows / 1e6
+    loop, numpy_, whole = seconds(
+        plain, lambda: by_kernels(False), lambda: replay(trace, profile, policy)
+    )
+    steps, chunks = seconds(best_by_steps, lambda: best(False), repeat=3)
+    loop_rate, steps_rate = million / 20 / loop, million / 20 / steps
+    figures = [
+        ("replay, numpy", million / numpy_, "loop over lists", loop_rate, "≥ 50"),
+        ("clairvoyant, numpy", million / chunks, "numpy by steps", steps_rate, "≥ 10"),
+    ]
+    if kernels.COMPILED:
+        fast, sure = seconds(lambda: by_kernels(True), lambda: best(True))
+        bound = seconds(lambda: clairvoyant(trace, profile))[0]
+        figures += [
+            (
+                "replay, compiled, with totals",
+                million / fast,
+                "loop over lists",
+                loop_rate,
+                "≥ 100",
+            ),
+            ("clairvoyant, compiled", million / sure, "numpy by steps", steps_rate, "≥ 200"),
+            ("sim.clairvoyant, whole call", million / bound, "", None, ""),
+        ]
+    figures.append(
+        ("sim.replay, whole call", million / whole, "loop over lists", loop_rate, "≥ 100")
+    )
+    return [Row(what, rate, "M steps/s", "more", *rest) for what, rate, *rest in figures]
