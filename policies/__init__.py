@@ -4,19 +4,19 @@ numpy only: nothing here imports torch, opens a socket or reads a clock.
 """
 
 from .chain import Chain, default_chain, fit_chain
+from .committee import Committee
 from .frame import Objective, frame_mdp
 from .lookup import Lookup, Policy
 from .mdp import Solution, SwitchingMDP
-from .refresh import RefreshedTable
 from .rules import rule
 from .table import TablePolicy
 
 __all__ = [
     "Chain",
+    "Committee",
     "Lookup",
     "Objective",
     "Policy",
-    "RefreshedTable",
     "Solution",
     "SwitchingMDP",
     "TablePolicy",

@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 PRIOR_STRENGTH = 20.0
 EXTRA_BINS = 24
 _MARGINAL_SHARE = 0.05
+_DEFAULT_ANYWHERE = 0.01
 _POINTS = 9  # points that stand for a bin
 _RATIOS = 257  # quantiles that stand for all ratios
 
@@ -95,13 +96,29 @@ def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
     goes anywhere. With the default prices this keeps about a quarter of the budget in reserve.
     """
     levels = np.geomspace(thresholds[0] / 2, thresholds[-1] * 2, 20 * extra_bins)
-    normal = NormalDist(0.0, 0.1)
-    steps = np.exp([normal.inv_cdf((k + 0.5) / 199) for k in range(199)])
-    ratios = np.concatenate([steps, [0.5]])
+    ratios = _default_ratios()
     edges = bin_edges(levels, thresholds, extra_bins)
     size = len(edges) + 1
-    prior = ratio_prior(edges, levels, ratios, anywhere=0.01)
+    prior = ratio_prior(edges, levels, ratios, anywhere=_DEFAULT_ANYWHERE)
     return Chain(edges, np.zeros((size, size)), prior)
+
+
+def default_series(thresholds: Floats, rows: int = 2000) -> Floats:
+    """Return budgets that move as the cautious default chain says, the same every time."""
+    random = np.random.default_rng(0)
+    low, high = np.log(thresholds[0] / 2), np.log(thresholds[-1] * 2)
+    steps = np.log(random.choice(_default_ratios(), rows))
+    anywhere = random.uniform(size=rows) < _DEFAULT_ANYWHERE
+    level, levels = (low + high) / 2, np.empty(rows)
+    for t in range(rows):
+        level = random.uniform(low, high) if anywhere[t] else min(max(level + steps[t], low), high)
+        levels[t] = level
+    return np.asarray(np.exp(levels))
+
+
+def _default_ratios() -> Floats:
+    normal = NormalDist(0.0, 0.1)
+    return np.concatenate([np.exp([normal.inv_cdf((k + 0.5) / 199) for k in range(199)]), [0.5]])
 
 
 def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:

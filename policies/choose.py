@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..model_zoo.profile import Profile
+from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
-from .refresh import RefreshedTable
 from .rules import is_rule, rule
 from .table import TablePolicy
 
@@ -33,5 +33,8 @@ def choose(
     elif isinstance(spec, str | Path):
         spec = TablePolicy.load(spec)
     if isinstance(spec, TablePolicy):
-        return RefreshedTable(spec, profile) if adapt else spec.bind(profile)
+        table = spec.bind(profile)
+        if adapt:
+            return Committee(profile.costs(spec.latency), spec.objective, spec.history)
+        return table
     return spec

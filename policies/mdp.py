@@ -89,6 +89,7 @@ class SwitchingMDP:
         reward = _finite("reward", reward)
         self.switch_cost = _finite("switch_cost", switch_cost)
         self.discount = discount
+        self._gamma = 1.0 if discount is None else discount
         _check_chain(self.transition)
         states = len(self.transition)
         if reward.ndim == 2:
@@ -121,8 +122,7 @@ class SwitchingMDP:
 
     def q(self, value: Floats) -> Floats:
         """Return (E, M, M): what each action is worth in each state if `value` follows."""
-        gamma = 1.0 if self.discount is None else self.discount
-        return self.payoff + gamma * (self.transition @ value)[:, None, :]
+        return self.payoff + self._gamma * (self.transition @ value)[:, None, :]
 
     def bellman_operator(self, value: Floats) -> Floats:
         """Return T V, (E, M), by equation (1)."""
@@ -178,36 +178,18 @@ class SwitchingMDP:
         iterations = 0
         inner = min(tol, 1e-9) * 1e-2
         while True:
-            d, used = self._settle(d, inner, max_iter - iterations)
+            d, used = settle(
+                self.payoff, self.transition, self._gamma, d, inner, max_iter - iterations
+            )
             iterations += used
             solution = self._certified(d, tol, iterations)
             if solution.converged or iterations >= max_iter or inner < 1e-16:
                 return solution
             inner *= 1e-2
 
-    def _settle(self, d: Floats, tol: float, max_iter: int) -> tuple[Floats, int]:
-        """Iterate (2) from `d` until it moves by at most `tol`; return d and the steps taken."""
-        scale = max(1.0, float(np.abs(self.payoff).max()))
-        points: list[Floats] = []
-        images: list[Floats] = []
-        best = np.inf
-        for step in range(1, max(1, max_iter) + 1):
-            t = self.bellman_operator(d)
-            image = t - t[:, :1]
-            residual = float(np.abs(image - d).max())
-            if residual <= tol * scale:
-                return image, step
-            if residual > 2 * best:  # the extrapolation led away: forget it, average instead
-                points, images = [], []
-            best = min(best, residual)
-            points = [*points[-_MEMORY:], d]
-            images = [*images[-_MEMORY:], image]
-            d = _anderson(points, images) if len(points) > 1 else 0.5 * (d + image)
-        return d, max(1, max_iter)
-
     def _certified(self, d: Floats, tol: float, iterations: int) -> Solution:
         """Complete d to V, back it up once by (1), and read the bounds off T V − V."""
-        gamma = 1.0 if self.discount is None else self.discount
+        gamma = self._gamma
         states = len(self.transition)
         pay = self.bellman_operator(d)[:, 0]
         if self.discount is None:
@@ -231,6 +213,32 @@ class SwitchingMDP:
         bounds = (backed_up + weight * low, backed_up + weight * high)
         centre = backed_up + weight * 0.5 * (low + high)
         return Solution(centre, policy, None, bounds, iterations, converged)
+
+
+def settle(
+    payoff: Floats, transition: Floats, gamma: float, d: Floats, tol: float, max_iter: int
+) -> tuple[Floats, int]:
+    """Iterate (2) from `d` (E, M) until it moves by at most `tol`; return d and the steps taken.
+
+    `tol` is relative to the largest payoff, or absolute where that is below 1.
+    """
+    scale = max(1.0, float(np.abs(payoff).max()))
+    points: list[Floats] = []
+    images: list[Floats] = []
+    best = np.inf
+    for step in range(1, max(1, max_iter) + 1):
+        t = (payoff + gamma * (transition @ d)[:, None, :]).max(axis=2)
+        image = np.asarray(t - t[:, :1])
+        residual = float(np.abs(image - d).max())
+        if residual <= tol * scale:
+            return image, step
+        if residual > 2 * best:  # the extrapolation led away: forget it, average instead
+            points, images = [], []
+        best = min(best, residual)
+        points = [*points[-_MEMORY:], d]
+        images = [*images[-_MEMORY:], image]
+        d = _anderson(points, images) if len(points) > 1 else 0.5 * (d + image)
+    return d, max(1, max_iter)
 
 
 def _anderson(points: list[Floats], images: list[Floats]) -> Floats:

@@ -4,8 +4,9 @@ Inside, time is dimensionless: `edges` are budgets divided by the latency of φ 
 on one device serves another one whose ladder has the same ratios; `bind` puts the milliseconds back.
 
 A policy file (`.npz`, schema 1) holds the arrays `edges` (E−1,), `table` (E, M), `counts` and `prior`
-(E, E), and `meta`, a JSON text with the objective, the certificate, the fingerprints of ladder and
-profile, and the digest: SHA-256 over the arrays and the rest of the text.
+(E, E), `history` (the series it was solved on, one after the other) with `history_rows`, and `meta`, a
+JSON text with the objective, the certificate, the fingerprints of ladder and profile, and the digest:
+SHA-256 over the arrays and the rest of the text.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from numpy.typing import NDArray
 
 from ..errors import PolicyError
 from ..model_zoo.profile import Costs, Profile
-from .chain import Chain, default_chain, fit_chain
+from .chain import Chain, default_chain, default_series, fit_chain
 from .frame import Objective, frame_mdp, on_time_probability
 from .lookup import Lookup
 
 SCHEMA = 1
 _SNAP = 1e-9  # relative: an edge this close to a threshold of the ladder is that threshold
 _MAX_FILE_BYTES = 256 * 1024 * 1024
+_ARRAYS = ("edges", "table", "counts", "prior", "history", "history_rows")
+_HISTORY_ROWS = 20_000  # of each series: what a learning policy can still remember, and more
 
 Floats = NDArray[np.float64]
 
@@ -64,6 +67,8 @@ class TablePolicy:
     ladder: str
     ladder_fingerprint: str
     profile_fingerprint: str
+    history: tuple[Floats, ...]
+    """The series it was solved on, in costs of φ = 0: where a policy that learns begins."""
 
     name = "table"
 
@@ -84,9 +89,10 @@ class TablePolicy:
         """
         objective = objective or Objective()
         costs = profile.costs(latency)
+        thresholds = costs.thresholds_ms
         if chain is None:
-            thresholds = costs.thresholds_ms
             chain = fit_chain(traces, thresholds) if len(traces) else default_chain(thresholds)
+        series = [np.asarray(t, dtype=np.float64) for t in traces] or [default_series(thresholds)]
         table, certificate = solve_table(costs, chain, objective)
         return cls(
             table=table,
@@ -97,6 +103,7 @@ class TablePolicy:
             ladder=profile.ladder,
             ladder_fingerprint=profile.ladder_fingerprint,
             profile_fingerprint=profile.fingerprint,
+            history=tuple(s[-_HISTORY_ROWS:] / costs.latency_ms[0] for s in series if len(s) >= 2),
         )
 
     def chain_ms(self, costs: Costs) -> Chain:
@@ -129,6 +136,8 @@ class TablePolicy:
             "table": self.table,
             "counts": self.chain.counts,
             "prior": self.chain.prior,
+            "history": np.concatenate(self.history),
+            "history_rows": np.array([len(series) for series in self.history]),
         }
         meta: dict[str, Any] = {
             "schema": SCHEMA,
@@ -142,7 +151,7 @@ class TablePolicy:
         }
         meta["digest"] = _digest(arrays, meta)
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
@@ -169,7 +178,7 @@ class TablePolicy:
         """Return the policy that `to_bytes` wrote; raise `PolicyError`."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("edges", "table", "counts", "prior")}
+                arrays = {name: file[name] for name in _ARRAYS}
                 meta = json.loads(str(file["meta"]))
             if meta["schema"] != SCHEMA:
                 raise PolicyError(
@@ -188,6 +197,7 @@ class TablePolicy:
                 ladder=meta["ladder"],
                 ladder_fingerprint=meta["ladder_fingerprint"],
                 profile_fingerprint=meta["profile_fingerprint"],
+                history=tuple(np.split(arrays["history"], np.cumsum(arrays["history_rows"])[:-1])),
             )
         except PolicyError:
             raise
@@ -236,6 +246,7 @@ def _check(policy: TablePolicy) -> None:
     """Raise `PolicyError` where parts that are each intact do not fit together."""
     edges, table = policy.chain.edges, policy.table
     states = len(edges) + 1
+    history = policy.history
     fits = (
         edges.ndim == 1
         and table.dtype == np.uint8
@@ -244,6 +255,7 @@ def _check(policy: TablePolicy) -> None:
         and (table < table.shape[1]).all()
         and policy.chain.counts.shape == policy.chain.prior.shape == (states, states)
         and bool((np.diff(edges) > 0).all())
+        and all(len(s) >= 2 and np.isfinite(s).all() and (s >= 0).all() for s in history)
     )
     if not fits:
         raise PolicyError("the policy's arrays do not fit together")

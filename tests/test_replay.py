@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies import TablePolicy
+from adaphi.policies.choose import choose
 from adaphi.sim import Trace, clairvoyant, kernels, replay
 from adaphi.sim.replay import decide_stepwise
 
@@ -195,3 +196,42 @@ def test_a_look_up_allocates_nothing(profile: Profile) -> None:
     finally:
         tracemalloc.stop()
     assert after <= before + 64 and peak <= before + 128  # the loop's own iterator
+
+
+def test_a_learning_policy_only_looks_back(profile: Profile) -> None:
+    """The first decisions do not depend on what comes later, and a second run repeats the first."""
+    trace = wander(900)
+    policy = TablePolicy.solve(profile, [trace.budget_ms[:400]])
+    other = Trace.from_budgets(np.concatenate([trace.budget_ms[:500], trace.budget_ms[:400] * 0.3]))
+    whole, changed = (replay(t, profile, policy, adapt=True).decisions for t in (trace, other))
+    np.testing.assert_array_equal(whole[:500], changed[:500])
+    np.testing.assert_array_equal(whole, replay(trace, profile, policy, adapt=True).decisions)
+    decider = choose(policy, profile, adapt=True)
+    again = [decide_stepwise(trace, decider, profile.costs()) for _ in range(2)]
+    np.testing.assert_array_equal(again[0], whole)
+    np.testing.assert_array_equal(again[1], whole)
+
+
+def test_a_learning_policy_is_never_far_below_a_rule(profile: Profile) -> None:
+    """On budgets unlike all it learned from it soon follows the rule that is best there."""
+    policy = TablePolicy.solve(profile, [wander(400).budget_ms * 3])
+    for level, phi in ((11.0, 0), (16.5, 1), (100.0, 2)):
+        outcome = replay(Trace.from_budgets([level] * 1500), profile, policy, adapt=True)
+        best = replay(outcome.trace, profile, f"static:{phi}")
+        assert outcome.mean_score > best.mean_score - 0.005
+        assert (outcome.decisions[-500:] == phi).all()
+
+
+def test_a_policy_file_keeps_what_a_learning_policy_begins_with(
+    profile: Profile, tmp_path: Path
+) -> None:
+    """Saved and loaded, a policy learns on from the same history to the same decisions."""
+    trace = wander(700, 1)
+    policy = TablePolicy.solve(profile, [trace.budget_ms[:300], trace.budget_ms[300:500]])
+    policy.save(tmp_path / "p.npz")
+    loaded = TablePolicy.load(tmp_path / "p.npz")
+    assert [len(series) for series in loaded.history] == [300, 200]
+    np.testing.assert_array_equal(
+        replay(trace, profile, policy, adapt=True).decisions,
+        replay(trace, profile, loaded, adapt=True).decisions,
+    )

@@ -35,8 +35,8 @@ console = Console()
 
 LOADS = (0, 1, 4, 0, 2, 0, 4, 1, 0)
 """How many busy processes run beside the recorder, one number after the other."""
-FRAME_IN_SMALLEST = 3.0
-"""The idle budget of a frame, in latencies of φ = 0: room for every variant, until others want cores."""
+FRAME_IN_LARGEST = 1.75
+"""The idle budget of a frame, in needs of the largest φ: room for it, until others want the cores."""
 PACE_S = 0.04
 """Time between requests at least, so that a person can watch."""
 
@@ -126,7 +126,7 @@ def _record(path: Path, profile: Profile, seconds: float) -> Trace:
     from ..controller.recorder import record, rows
     from ..policies.trace import Trace
 
-    frame_ms = FRAME_IN_SMALLEST * float(profile.costs().latency_ms[0])
+    frame_ms = FRAME_IN_LARGEST * float(profile.costs().need_ms[:, -1].max())
     spans = 2 * len(LOADS)  # the sequence twice: one half to learn from, one half to be scored on
     with _Load() as load, show.progress() as tell:
         for row in record(path, rows(frame_ms, 0.1, seconds)):
@@ -329,9 +329,11 @@ def _name_the_cat(client: Client, cat: Any, profile: Profile) -> None:
     tight, wide = 1.25 * float(latencies[0]), 3.0 * float(latencies[-1])
     for words, deadline_ms in (("tight", tight), ("wide", wide)):
         client.infer(cat, deadline_ms=1000, reading_ms=deadline_ms)
-        answer = client.infer(cat, deadline_ms=deadline_ms, reading_ms=deadline_ms)
-        verdict = "late" if answer.late else "on time"
-        console.print(
-            f"  {words} budget, {deadline_ms:.1f} ms: "
-            f"φ{answer.phi} in {answer.latency_ms:.1f} ms, {verdict}"
-        )
+        try:
+            answer = client.infer(cat, deadline_ms=deadline_ms, reading_ms=deadline_ms)
+        except (Shed, Expired) as error:
+            outcome = f"refused: {error.message}"
+        else:
+            verdict = "late" if answer.late else "on time"
+            outcome = f"φ{answer.phi} in {answer.latency_ms:.1f} ms, {verdict}"
+        console.print(f"  {words} budget, {deadline_ms:.1f} ms: {outcome}")
