@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -92,13 +92,21 @@ class Slowdown:
 
 @dataclass
 class Scheduler:
-    """A bounded queue in deadline order in front of one controller."""
+    """A bounded queue in deadline order in front of one controller.
+
+    `typical_ms` (M,) is what a run mostly takes. A policy plans with a cautious quantile, but only what
+    is typically too slow *could only be late* and is refused.
+    """
 
     controller: Controller
     costs: Costs
     max_requests: int = 64
+    typical_ms: Sequence[float] = ()
     _heap: list[tuple[float, int, Request]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        self.typical_ms = self.typical_ms or self.costs.latency_ms.tolist()
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -115,7 +123,7 @@ class Scheduler:
             raise Busy(f"{len(self._heap)} requests are waiting already")
         quickest = self._quickest_ms(request, limits)
         ahead = sum(1 for deadline, _, _ in self._heap if deadline <= request.deadline_s)
-        wait_ms = busy_ms + ahead * float(self.costs.latency_ms.min()) * limits.slowdown
+        wait_ms = busy_ms + ahead * min(self.typical_ms) * limits.slowdown
         self._refuse_a_miss(request, now_s, wait_ms, quickest)
         heapq.heappush(self._heap, (request.deadline_s, next(self._order), request))
 
@@ -158,9 +166,9 @@ class Scheduler:
         return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms))
 
     def _quickest_ms(self, request: Request, limits: Limits) -> float:
-        latency = self.costs.latency_ms
-        quickest = latency[request.phi] if request.phi is not None else latency.min()
-        return float(quickest) * limits.slowdown
+        typical = self.typical_ms
+        quickest = typical[request.phi] if request.phi is not None else min(typical)
+        return quickest * limits.slowdown
 
     @staticmethod
     def _refuse_a_miss(request: Request, now_s: float, wait_ms: float, quickest_ms: float) -> None:

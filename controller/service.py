@@ -70,7 +70,10 @@ class Service:
         self.profile = profile
         self.metrics = metrics
         self.supervisor = supervisor
-        self.scheduler = Scheduler(Controller(policy, costs), costs, config.queue.max_requests)
+        self._typical_ms = profile.typical_ms(config.latency)
+        self.scheduler = Scheduler(
+            Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
+        )
         self.monitor = BudgetMonitor(sensors, profile)
         self.slowdown = Slowdown()
         self.limits = Limits()
@@ -81,7 +84,6 @@ class Service:
         self._send = send
         self._now = asyncio.get_running_loop().time
         self._keys = 0
-        self._typical_ms = profile.typical_ms(config.latency)
         metrics.start(profile, policy.name)
         metrics.show_active(0)
 

@@ -92,6 +92,16 @@ def test_a_foreseeable_miss_is_refused_at_once(scheduler: Scheduler) -> None:
     assert len(scheduler) == 1
 
 
+def test_what_is_mostly_in_time_is_not_refused(controller: Controller, profile: Profile) -> None:
+    """The policy plans with 10 ms; runs mostly take 8: a request with 9 ms left is tried."""
+    scheduler = Scheduler(controller, profile.costs(), typical_ms=[8.0, 12.0, 20.0])
+    scheduler.admit(request("x", 0.009), 0.0, Limits())
+    chosen = scheduler.next(0.0, Limits())
+    assert isinstance(chosen, Start) and chosen.decision.phi == 0
+    with pytest.raises(Shed):
+        scheduler.admit(request("y", 0.007), 0.0, Limits())
+
+
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=50))
 def test_the_slow_down_stays_among_what_was_seen(ratios: list[float]) -> None:
     """It never leaves the range of 1 and the measured ratios, and without news it fades to 1."""
