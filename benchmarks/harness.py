@@ -25,8 +25,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Return by which factor we are better than the peer (above 1: better)."""
-        if self.peer_figure is None:
+        """Return by which factor we are better than the peer (above 1: better); None for scores."""
+        if self.peer_figure is None or self.unit in ("score", "share"):
             return None
         one, other = self.figure, self.peer_figure
         return one / other if self.better == "more" else other / one

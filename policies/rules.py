@@ -14,12 +14,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..model_zoo.profile import Costs
-from .frame import Objective
+from .chain import Chain
+from .frame import Objective, frame_mdp
 from .lookup import EDGE_TOLERANCE, Lookup, Policy, bins
 
 _TIE = 1e-9  # values closer than this are equal: the smaller variant is taken
 _FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
-RULES_HELP = "static:PHI, greedy, hysteresis[:GUARD,PATIENCE], alert, random:SEED"
+RULES_HELP = "static:PHI, greedy, hysteresis[:GUARD,PATIENCE[,SMOOTHING]], alert, random:SEED"
 
 
 def static(costs: Costs, phi: int) -> Lookup:
@@ -42,28 +43,49 @@ def greedy(costs: Costs) -> Lookup:
     return Lookup("greedy", edges, np.where(fits.any(axis=2), best, quickest))
 
 
+def myopic(costs: Costs, chain: Chain, objective: Objective) -> Lookup:
+    """Return the rule that takes the best expected payoff of one step on a chain, and looks no further.
+
+    `chain.edges` in milliseconds. What a table gains over it, looking ahead gains.
+    """
+    payoff = frame_mdp(costs, chain, objective).payoff
+    return Lookup("myopic", chain.edges, payoff.argmax(axis=2))
+
+
 class Hysteresis:
     """Down at once, up only with room to spare: the threshold rule of most adaptive systems.
 
     If the active variant no longer fits, take what greedy takes. Move up only after `patience` readings
-    in a row in which something better would have fitted with `guard` times its need.
+    in a row in which something better would have fitted with `guard` times its need. Readings are
+    averaged exponentially with weight `smoothing` on the newest (1: taken as they are).
     """
 
-    def __init__(self, costs: Costs, guard: float = 1.1, patience: int = 3) -> None:
-        if not (math.isfinite(guard) and guard >= 1 and patience >= 1):
+    def __init__(
+        self, costs: Costs, guard: float = 1.1, patience: int = 3, smoothing: float = 1.0
+    ) -> None:
+        if not (math.isfinite(guard) and guard >= 1 and patience >= 1 and 0 < smoothing <= 1):
             raise InputError(
-                f"hysteresis:{guard},{patience}: guard is a number ≥ 1, patience a count ≥ 1"
+                f"hysteresis:{guard},{patience},{smoothing}: guard is a number ≥ 1, patience a count "
+                "≥ 1, smoothing a number in (0, 1]"
             )
         self.name = f"hysteresis:{guard:g},{patience}"
+        if smoothing < 1:
+            self.name += f",{smoothing:g}"
         self._greedy = greedy(costs)
         self._need = (costs.need_ms * (1 - EDGE_TOLERANCE)).tolist()
         self._quality = costs.quality.tolist()
         self._guard = guard
         self._patience = patience
+        self._smoothing = smoothing
+        self._smoothed_ms: float | None = None
         self._waited = 0
 
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading."""
+        if self._smoothed_ms is None:
+            self._smoothed_ms = reading_ms
+        self._smoothed_ms += self._smoothing * (reading_ms - self._smoothed_ms)
+        reading_ms = self._smoothed_ms
         if self._need[active][active] > reading_ms:
             self._waited = 0
             return self._greedy.decide(reading_ms, active)
@@ -78,8 +100,9 @@ class Hysteresis:
         return better
 
     def reset(self) -> None:
-        """Forget the readings waited for."""
+        """Forget the readings averaged and waited for."""
         self._waited = 0
+        self._smoothed_ms = None
 
 
 class Alert:
@@ -149,7 +172,7 @@ def rule(name: str, costs: Costs, objective: Objective | None = None) -> Policy:
     makers: dict[str, tuple[tuple[int, ...], Callable[..., Policy], tuple[type, ...]]] = {
         "static": ((1,), lambda phi: static(costs, phi), (int,)),
         "greedy": ((0,), lambda: greedy(costs), ()),
-        "hysteresis": ((0, 1, 2), lambda *a: Hysteresis(costs, *a), (float, int)),
+        "hysteresis": ((0, 1, 2, 3), lambda *a: Hysteresis(costs, *a), (float, int, float)),
         "alert": ((0,), lambda: Alert(costs, objective or Objective()), ()),
         "random": ((0, 1), lambda *a: Random(costs, *a), (int,)),
     }

@@ -9,13 +9,15 @@ from itertools import product
 from ..errors import TraceError
 from ..model_zoo.profile import Profile
 from ..policies.frame import Objective
-from ..policies.rules import Hysteresis
+from ..policies.lookup import Policy
+from ..policies.rules import Hysteresis, myopic
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from .replay import Replay, clairvoyant, replay
 
 GUARDS = (1.0, 1.05, 1.1, 1.2, 1.4)
 PATIENCES = (1, 2, 3, 5, 10)
+SMOOTHINGS = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def compare(
 ) -> Comparison:
     """Return every rule, the table and the refreshed table on `test`, learned from `train` alone.
 
-    Hysteresis runs with its defaults and tuned on `train`. With `policy` that table is used, and
-    `train` only tunes the rules. Raises `TraceError` for a trace under two rows.
+    Hysteresis runs with its defaults and tuned on `train`, `myopic` on the table's chain. With `policy`
+    that table is used, and `train` only tunes the rules. Raises `TraceError` for a trace under two rows.
     """
     objective = objective or Objective()
     training = [train] if isinstance(train, Trace) else list(train)
@@ -77,14 +79,16 @@ def compare(
         profile, [t.budget_ms for t in training], objective=objective, latency=latency
     )
 
-    def run(spec: str | TablePolicy, adapt: bool = False) -> Replay:
+    def run(spec: str | TablePolicy | Policy, adapt: bool = False) -> Replay:
         return replay(test, profile, spec, objective=objective, latency=latency, adapt=adapt)
 
     tuned = tune_hysteresis(training, profile, objective=objective, latency=latency)
-    names = [f"static:{phi}" for phi in range(len(profile))]
-    names += ["greedy", *dict.fromkeys(["hysteresis", tuned]), "alert", "random:0"]
+    costs = profile.costs(latency)
+    rules: list[str | Policy] = [f"static:{phi}" for phi in range(len(profile))]
+    rules += ["greedy", "hysteresis", tuned, "alert", "random:0"]
+    rules.append(myopic(costs, table.chain_ms(costs), objective))
     return Comparison(
-        rules=tuple({r.policy: r for r in map(run, names)}.values()),
+        rules=tuple({r.policy: r for r in map(run, rules)}.values()),
         tables=(run(table), run(table, adapt=True)),
         clairvoyant=clairvoyant(test, profile, objective=objective, latency=latency),
     )
@@ -96,12 +100,12 @@ def tune_hysteresis(
     """Return the name of the hysteresis rule that scores best over the training traces' steps."""
     costs = profile.costs(latency)
 
-    def total(guard: float, patience: int) -> float:
-        rule = Hysteresis(costs, guard, patience)
+    def total(guard: float, patience: int, smoothing: float) -> float:
+        rule = Hysteresis(costs, guard, patience, smoothing)
         outcomes = [
             replay(t, profile, rule, objective=objective, latency=latency) for t in training
         ]
         return sum(o.mean_score * len(o.decisions) for o in outcomes)
 
-    guard, patience = max(product(GUARDS, PATIENCES), key=lambda pair: total(*pair))
-    return f"hysteresis:{guard:g},{patience}"
+    best = max(product(GUARDS, PATIENCES, SMOOTHINGS), key=lambda choice: total(*choice))
+    return Hysteresis(costs, *best).name
