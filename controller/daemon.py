@@ -234,7 +234,12 @@ class Daemon:
         config = self.config
         objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
         policy = choose(
-            config.policy, profile, latency=config.latency, objective=objective, adapt=config.adapt
+            config.policy,
+            profile,
+            latency=config.latency,
+            objective=objective,
+            adapt=config.adapt,
+            watch=True,
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
@@ -288,6 +293,7 @@ class Daemon:
             limits, controller = service.limits, service.scheduler.controller
             state |= {
                 "policy": controller.policy.name,
+                "certificate": controller.certificate,
                 "active": controller.active,
                 "resident": sorted(service.resident),
                 "waiting": len(service.scheduler),

@@ -91,6 +91,11 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
+        self._certificate = Gauge(
+            "adaphi_certificate_holds",
+            "1 while the policy's promise is what happens, 0 once it is not.",
+            registry=registry,
+        )
         self.restarts = Counter(
             "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
         )
@@ -129,12 +134,17 @@ class Metrics:
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self.policy.info({"name": policy})
+        self.show_certificate("")
         self.policy_loaded.set(time.time())
 
     def count(self, outcome: str, phi: int | None = None) -> None:
         """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def show_certificate(self, status: str) -> None:
+        """Record whether the certificate holds; a policy without one promises nothing it could break."""
+        self._certificate.set(status in ("", "holds"))
 
     def inference_of(self, phi: int) -> Histogram:
         """Return the histogram of a variant's time in the model."""

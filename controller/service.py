@@ -255,8 +255,16 @@ class Service:
         running.answered = True
         self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
         self.metrics.count("late" if late else "ok", phi)
+        self._report(not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
+
+    def _report(self, on_time: bool) -> None:
+        controller = self.scheduler.controller
+        was, now = controller.certificate, controller.report(on_time)
+        if now != was:
+            log.warning("certificate %s", now)
+        self.metrics.show_certificate(now)
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
@@ -270,4 +278,5 @@ class Service:
         running.answered = True
         ticket = running.start.request.ticket
         self.metrics.count("error", running.start.decision.phi)
+        self._report(False)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..model_zoo.profile import Costs
 from ..policies.lookup import Policy
+from ..policies.watch import WatchedTable
 
 
 class Reading(NamedTuple):
@@ -43,6 +44,7 @@ class Controller:
     def __init__(self, policy: Policy, costs: Costs) -> None:
         self.policy = policy
         self.active = 0
+        self._watched = False  # whether the last decision is one that a promise was made about
         self._need_ms: list[list[float]] = costs.need_ms.tolist()
 
     def __repr__(self) -> str:
@@ -56,7 +58,12 @@ class Controller:
         """
         previous = self.active
         budget_ms, max_phi, slack_ms = reading
-        phi = self.policy.decide(budget_ms if budget_ms > 0 else 0.0, previous)
+        policy = self.policy
+        if isinstance(policy, WatchedTable):
+            # A promise is about budgets that nobody knows yet; where the slack is known there is none.
+            self._watched = slack_ms is None
+            policy = policy if self._watched else policy.lookup
+        phi = policy.decide(budget_ms if budget_ms > 0 else 0.0, previous)
         if max_phi is not None and phi > max_phi:
             phi = max_phi
         if slack_ms is not None and self._need_ms[previous][phi] > slack_ms:
@@ -64,9 +71,21 @@ class Controller:
         self.active = phi
         return Decision(phi, previous, reading)
 
+    @property
+    def certificate(self) -> str:
+        """Return whether the policy's certificate `holds`, or since when it is broken; "" without one."""
+        return self.policy.status if isinstance(self.policy, WatchedTable) else ""
+
+    def report(self, on_time: bool) -> str:
+        """Tell a policy that watches its certificate how the last decision came out; return `certificate`."""
+        if self._watched and isinstance(self.policy, WatchedTable):
+            self.policy.observe(on_time)
+        return self.certificate
+
     def pin(self, phi: int) -> Decision:
         """Make `phi` the active variant without asking the policy."""
         previous, self.active = self.active, phi
+        self._watched = False
         return Decision(phi, previous, None)
 
     def reset(self) -> None:

@@ -8,8 +8,9 @@ from ..model_zoo.profile import Profile
 from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
-from .rules import is_rule, rule
+from .rules import is_rule, myopic, rule
 from .table import TablePolicy
+from .watch import WatchedTable
 
 
 def choose(
@@ -19,11 +20,13 @@ def choose(
     latency: str = "p95",
     objective: Objective | None = None,
     adapt: bool = False,
+    watch: bool = False,
 ) -> Policy:
     """Return the policy that `spec` names, ready to decide for `profile`.
 
     A rule's name, the path of a `policy.npz`, a `TablePolicy`, a policy (returned as it is), or None:
-    a table solved here and now on the cautious default chain. With `adapt` a table keeps learning.
+    a table solved here and now on the cautious default chain. With `adapt` a table keeps learning,
+    with `watch` its certificate is tested while it runs.
     Raises `PolicyError` or `InputError`.
     """
     if spec is None:
@@ -33,8 +36,11 @@ def choose(
     elif isinstance(spec, str | Path):
         spec = TablePolicy.load(spec)
     if isinstance(spec, TablePolicy):
-        table = spec.bind(profile)
+        table, costs = spec.bind(profile), profile.costs(spec.latency)
         if adapt:
-            return Committee(profile.costs(spec.latency), spec.objective, spec.history)
+            blind = myopic(costs, spec.chain_ms(costs), spec.objective)
+            return Committee(costs, spec.objective, spec.history, [table, blind])
+        if watch:
+            return WatchedTable(costs, spec.chain_ms(costs), spec.table, spec.objective)
         return table
     return spec

@@ -14,10 +14,11 @@ half-life of 400 steps; every member's path can be scored, because a budget that
 choice would have got. The committee takes argmax_a Σ_k w_k A_k(m, a), w_k ∝ exp(S_k / 0.3): exponential
 weights (Vovk 1990; Littlestone & Warmuth 1994) on advantages instead of votes.
 
-**Floor.** The committee and the simple rules (every static variant, greedy, alert) have running scores of
-their own, half-life 150 steps, and the leader is followed. A newcomer has to lead by more than half of
-what the committee reckons changing to it costs now (the stall that makes an answer late above all): rent
-before you buy, as in metrical task systems. Rules are handicapped by one unit, about one late answer.
+**Floor.** The committee and the simple rules (every static variant, greedy, alert, and those it is given: the
+table that was solved ahead, and the myopic rule on the same chain) have running scores of their own,
+half-life 150 steps, and the leader is followed. A newcomer has to lead by more than half of what the
+committee reckons changing to it costs now (the stall that makes an answer late above all): rent before you
+buy, as in metrical task systems. Rules are handicapped by one unit, about one late answer.
 
 Decisions are causal: a step uses readings up to itself. Time is in costs of φ = 0. docs/policy.md tells
 what was tried, with the figures.
@@ -106,11 +107,20 @@ class _Path:
 
 
 class Committee:
-    """A policy that learns while it runs, begun on `history`: series of budgets in costs of φ = 0."""
+    """A policy that learns while it runs, begun on `history`: series of budgets in costs of φ = 0.
+
+    `more_rules` join the floor; they must be this committee's alone.
+    """
 
     name = "refreshed"
 
-    def __init__(self, costs: Costs, objective: Objective, history: Sequence[Floats]) -> None:
+    def __init__(
+        self,
+        costs: Costs,
+        objective: Objective,
+        history: Sequence[Floats],
+        more_rules: Sequence[Policy] = (),
+    ) -> None:
         self._unit_ms = float(costs.latency_ms[0])
         self._quality = costs.quality
         self._objective = objective
@@ -133,6 +143,7 @@ class Committee:
             *(static(costs, phi) for phi in range(variants)),
             greedy(costs),
             Alert(costs, objective),
+            *more_rules,
         ]
         self._handicap = np.array([0.0] + [RULE_HANDICAP] * len(self._rules))
         members = [

@@ -1,4 +1,4 @@
-"""A picture of a replay: the budget, the variant that answered, and what was late (extra `report`)."""
+"""Pictures (extra `report`): a replay with what was late, and a table with what it chooses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, MissingExtraError
 from .replay import Replay
@@ -17,20 +18,12 @@ _LATE = "#cb181d"
 
 def draw(outcome: Replay, path: str | Path) -> None:
     """Draw a replay to a PNG, SVG or PDF; raise `MissingExtraError` without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError:
-        raise MissingExtraError("drawing a replay", "report") from None
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: a picture ends in .png, .svg or .pdf")
-
+    figure_type, patch_type = _matplotlib(path)
     time_s = outcome.trace.time_s[1:] - outcome.trace.time_s[0]
     budget_ms = outcome.trace.budget_ms[1:]
     need_ms = outcome.costs.need_ms[outcome.active, outcome.decisions]
     late = ~outcome.on_time
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = figure_type(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots()
     edges = np.append(time_s, 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else time_s[-1] + 1)
     handles: list[Any] = []
@@ -38,9 +31,9 @@ def draw(outcome: Replay, path: str | Path) -> None:
         colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
         height = np.where((outcome.decisions == phi) & ~late, need_ms, 0.0)
         axes.stairs(height, edges, fill=True, color=colour)
-        handles.append(Patch(color=colour, label=f"φ = {phi}"))
+        handles.append(patch_type(color=colour, label=f"φ = {phi}"))
     axes.stairs(np.where(late, need_ms, 0.0), edges, fill=True, color=_LATE)
-    handles.append(Patch(color=_LATE, label=f"late ({int(late.sum())})"))
+    handles.append(patch_type(color=_LATE, label=f"late ({int(late.sum())})"))
     handles += axes.plot(
         time_s, budget_ms, color="black", linewidth=1.0, drawstyle="steps-post", label="budget"
     )
@@ -58,6 +51,49 @@ def draw(outcome: Replay, path: str | Path) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.legend(handles=handles, loc="outside right center", frameon=False)
+    _save(figure, path)
+
+
+def draw_table(
+    edges: NDArray[np.float64], table: NDArray[np.uint8], unit: str, path: str | Path
+) -> None:
+    """Draw what a table (E, M) chooses over readings cut at `edges` (E−1,): a row an active variant."""
+    figure_type, patch_type = _matplotlib(path)
+    variants = table.shape[1]
+    figure = figure_type(figsize=(10, 0.7 + 0.55 * variants), layout="constrained")
+    axes = figure.subplots()
+    right = 1.15 * float(edges[-1]) if len(edges) else 1.0
+    bounds = [0.0, *edges.tolist(), right]
+    for active in range(variants):
+        for low, high, phi in zip(bounds, bounds[1:], table[:, active].tolist(), strict=False):
+            colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
+            axes.barh(active, high - low, left=low, height=0.82, color=colour)
+    axes.set_xlim(0, right)
+    axes.set_yticks(range(variants), [f"φ = {m} active" for m in range(variants)])
+    axes.set_xlabel(f"budget as last read ({unit})")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    handles = [
+        patch_type(color=_COLOURS[min(phi, len(_COLOURS) - 1)], label=f"answer with φ = {phi}")
+        for phi in range(variants)
+    ]
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    _save(figure, path)
+
+
+def _matplotlib(path: str | Path) -> tuple[Any, Any]:
+    """Return matplotlib's Figure and Patch; raise where it is missing or `path` is no picture."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError:
+        raise MissingExtraError("drawing", "report") from None
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: a picture ends in .png, .svg or .pdf")
+    return Figure, Patch
+
+
+def _save(figure: Any, path: str | Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

@@ -189,7 +189,8 @@ def test_deadlines_are_kept_under_more_than_can_be_served(served: Served, client
             return await asyncio.gather(*(one(async_client) for _ in range(40)))
 
     outcomes = asyncio.run(ask())
-    assert {"ok"} <= {outcome for outcome, _ in outcomes} <= {"ok", "late", "shed", "expired"}
+    seen = {outcome for outcome, _ in outcomes}
+    assert seen & {"ok", "late"} and seen <= {"ok", "late", "shed", "expired"}
     assert max(seconds for _, seconds in outcomes) < 0.150 + 1
 
 

@@ -64,9 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_first_lines_make_a_policy_and_a_picture(folder: Path) -> None:
-    """Profile, split, solve, simulate, compare, in order; the picture is one."""
+    """Profile, split, solve, simulate, compare, explain, in order; the picture is one."""
     out = run(block_with("adaphi profile"), folder)
-    assert "best rule" in out and "clairvoyant" in out
+    assert "best rule" in out and "clairvoyant" in out and "with φ=1 active:" in out
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from . import device, offline, trace
+from .explain import explain
 
 app = typer.Typer(
     name="adaphi",
@@ -22,6 +23,7 @@ app.command()(device.profile)
 app.command()(offline.solve)
 app.command()(offline.simulate)
 app.command()(offline.compare)
+app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)
 app.command()(device.record)

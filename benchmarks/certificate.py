@@ -1,0 +1,90 @@
+"""The watched certificate: false alarms where the chain is the truth, steps until a change is noticed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from adaphi.controller.step import Controller, Reading
+from adaphi.model_zoo import Profile
+from adaphi.policies import TablePolicy
+from adaphi.policies.chain import Chain
+from adaphi.policies.watch import PATIENCE_STEPS, WatchedTable
+
+from .harness import Row
+from .problems import example_profile, wandering_trace
+
+
+def drawn(chain: Chain, rows: int, seed: int) -> list[float]:
+    """Return budgets that move exactly as the chain says."""
+    random = np.random.default_rng(seed)
+    cumulated = chain.transition.cumsum(axis=1)
+    bounds = [chain.edges[0] / 2, *chain.edges.tolist(), chain.edges[-1] * 1.5]
+    bin_, budgets = int(random.integers(len(cumulated))), []
+    for choice, place in random.uniform(size=(rows, 2)).tolist():
+        budgets.append(bounds[bin_] + 0.999 * place * (bounds[bin_ + 1] - bounds[bin_]))
+        bin_ = min(int(np.searchsorted(cumulated[bin_], choice)), len(cumulated) - 1)
+    return budgets
+
+
+def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chain]:
+    """Return a table solved on a wandering trace, watched, and its chain in milliseconds."""
+    costs = profile.costs()
+    policy = TablePolicy.solve(profile, [wandering_trace(4000).budget_ms])
+    chain = policy.chain_ms(costs)
+    return WatchedTable(
+        costs, chain, policy.table, policy.objective, patience_steps=patience_steps
+    ), chain
+
+
+def false_alarms(runs: int, steps: int, patience_steps: float) -> float:
+    """Return the share of runs of `steps` steps in which a certificate that holds is called broken."""
+    policy, chain = watched(example_profile(), patience_steps)
+    broken = 0
+    for seed in range(runs):
+        policy.reset()
+        active = 0
+        for budget in drawn(chain, steps, seed):
+            active = policy.decide(budget, active)
+        broken += policy.breaks > 0
+    return broken / runs
+
+
+def steps_to_notice(slower: float, runs: int) -> float:
+    """Return the median steps from the moment all latencies are times `slower` to the break (inf: never)."""
+    profile = example_profile()
+    need = profile.costs().need_ms
+    policy, chain = watched(profile, PATIENCE_STEPS)
+    controller = Controller(policy, profile.costs())
+    waited = []
+    for seed in range(runs):
+        controller.reset()
+        for step, (reading, budget) in enumerate(pairwise(drawn(chain, 3000, seed))):
+            decision = controller.step(Reading(reading))
+            factor = 1.0 if step < 200 else slower
+            controller.report(factor * need[decision.previous, decision.phi] <= budget)
+            if policy.breaks:
+                break
+        waited.append(step - 200 if policy.breaks else np.inf)
+    return float(np.median(waited))
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Return the figures; the peer is what the theory allows."""
+    runs = 10 if quick else 400
+    rows = [
+        Row(
+            f"false alarms within 1000 steps, patience {patience:,}",
+            false_alarms(runs, 100 if quick else 1000, patience), "share", "less",
+            "n / patience", 1000 / patience, "≤ n / patience",
+        )
+        for patience in (2_000, 10_000, PATIENCE_STEPS)
+    ]  # fmt: skip
+    return rows + [
+        Row(
+            f"steps to notice latencies × {slower}, patience {PATIENCE_STEPS:,}",
+            steps_to_notice(slower, 3 if quick else 40), "steps", "less",
+        )
+        for slower in (1.25, 1.5, 2.0)
+    ]  # fmt: skip
