@@ -16,18 +16,6 @@ from .harness import Row
 from .problems import example_profile, wandering_trace
 
 
-def drawn(chain: Chain, rows: int, seed: int) -> list[float]:
-    """Return budgets that move exactly as the chain says."""
-    random = np.random.default_rng(seed)
-    cumulated = chain.transition.cumsum(axis=1)
-    bounds = [chain.edges[0] / 2, *chain.edges.tolist(), chain.edges[-1] * 1.5]
-    bin_, budgets = int(random.integers(len(cumulated))), []
-    for choice, place in random.uniform(size=(rows, 2)).tolist():
-        budgets.append(bounds[bin_] + 0.999 * place * (bounds[bin_ + 1] - bounds[bin_]))
-        bin_ = min(int(np.searchsorted(cumulated[bin_], choice)), len(cumulated) - 1)
-    return budgets
-
-
 def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chain]:
     """Return a table solved on a wandering trace, watched, and its chain in milliseconds."""
     costs = profile.costs()
@@ -45,7 +33,7 @@ def false_alarms(runs: int, steps: int, patience_steps: float) -> float:
     for seed in range(runs):
         policy.reset()
         active = 0
-        for budget in drawn(chain, steps, seed):
+        for budget in chain.sample(steps, seed).tolist():
             active = policy.decide(budget, active)
         broken += policy.breaks > 0
     return broken / runs
@@ -60,7 +48,7 @@ def steps_to_notice(slower: float, runs: int) -> float:
     waited = []
     for seed in range(runs):
         controller.reset()
-        for step, (reading, budget) in enumerate(pairwise(drawn(chain, 3000, seed))):
+        for step, (reading, budget) in enumerate(pairwise(chain.sample(3000, seed).tolist())):
             decision = controller.step(Reading(reading))
             factor = 1.0 if step < 200 else slower
             controller.report(factor * need[decision.previous, decision.phi] <= budget)

@@ -6,6 +6,7 @@ import numpy as np
 
 from adaphi.controller.step import Controller, Reading
 from adaphi.policies import TablePolicy
+from adaphi.policies.choose import choose
 
 from .harness import Row, seconds
 from .problems import example_profile, wandering_trace
@@ -37,8 +38,19 @@ def run(quick: bool = False) -> list[Row]:
         for reading in wrapped:
             decide(reading)
 
+    learning = choose(TablePolicy.solve(profile, [trace.budget_ms[:1000]]), profile, adapt=True)
+    some = readings[: 200 if quick else 4000]
+
+    def learn() -> None:
+        learning.reset()
+        active = 0
+        for reading in some:
+            active = learning.decide(reading, active)
+
     ours, theirs, whole = (s / count * 1e6 for s in seconds(look_up, numpy_look_up, step))
+    learned = seconds(learn, repeat=3)[0] / len(some) * 1e6
     return [
         Row("bin and look-up", ours, "µs", "less", "searchsorted, array", theirs, "< 0.25 µs"),
         Row("Controller.step", whole, "µs", "less", target="< 2 µs"),
+        Row("a learning policy's, its refreshes included", learned, "µs", "less"),
     ]

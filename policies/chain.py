@@ -56,6 +56,17 @@ class Chain:
         """Return the bin of each budget."""
         return bins(self.edges, budgets)
 
+    def sample(self, rows: int, seed: int = 0) -> Floats:
+        """Return budgets (rows,) that move exactly as the chain says, evenly spread inside each bin."""
+        random = np.random.default_rng(seed)
+        cumulated = self.transition.cumsum(axis=1)
+        bounds = np.concatenate([[self.edges[0] / 2], self.edges, [self.edges[-1] * 1.5]])
+        bin_, budgets = int(random.integers(len(cumulated))), np.empty(rows)
+        for row, (choice, place) in enumerate(random.uniform(size=(rows, 2)).tolist()):
+            budgets[row] = bounds[bin_] + 0.999 * place * (bounds[bin_ + 1] - bounds[bin_])
+            bin_ = min(int(cumulated[bin_].searchsorted(choice)), len(cumulated) - 1)
+        return budgets
+
     def scaled(self, factor: float) -> Chain:
         """Return the same chain with every edge times `factor`."""
         return replace(self, edges=self.edges * factor)

@@ -14,19 +14,6 @@ from adaphi.policies.chain import Chain
 from adaphi.policies.watch import Detector, WatchedTable
 
 
-def budgets_of(chain: Chain, rows: int, seed: int) -> list[float]:
-    """Draw budgets that move exactly as the chain says."""
-    random = np.random.default_rng(seed)
-    cumulated = chain.transition.cumsum(axis=1)
-    bounds = [chain.edges[0] / 2, *chain.edges.tolist(), chain.edges[-1] * 1.5]
-    bin_ = int(random.integers(len(cumulated)))
-    drawn = []
-    for choice, place in random.uniform(size=(rows, 2)).tolist():
-        drawn.append(bounds[bin_] * (1 - place) + bounds[bin_ + 1] * place * 0.999)
-        bin_ = min(int(np.searchsorted(cumulated[bin_], choice)), len(cumulated) - 1)
-    return drawn
-
-
 def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chain]:
     costs, policy = profile.costs(), TablePolicy.solve(profile)
     chain = policy.chain_ms(costs)
@@ -34,6 +21,18 @@ def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chai
         costs, chain, policy.table, policy.objective, patience_steps=patience_steps
     )
     return table, chain
+
+
+def test_samples_move_as_the_chain_says(profile: Profile) -> None:
+    """Counted again, a long sample has the chain's own transition probabilities."""
+    _, chain = watched(profile, 1e9)
+    where = chain.bins(chain.sample(60_000, 3))
+    counts = np.zeros_like(chain.transition)
+    np.add.at(counts, (where[:-1], where[1:]), 1.0)
+    visits = counts.sum(axis=1)
+    expected = visits[:, None] * chain.transition
+    spread = np.sqrt(expected * (1 - chain.transition) + 1)
+    assert (np.abs(counts - expected) < 6 * spread).all() and visits.min() > 0
 
 
 def test_a_fair_bet_gains_nothing() -> None:
@@ -53,7 +52,7 @@ def test_false_alarms_are_as_rare_as_is_said(profile: Profile) -> None:
     for seed in range(runs):
         policy.reset()
         active = 0
-        for budget in budgets_of(chain, steps, seed):
+        for budget in chain.sample(steps, seed).tolist():
             active = policy.decide(budget, active)
         alarms += policy.breaks > 0
     assert alarms / runs <= steps / 4000 + 3 * (0.1 * 0.9 / runs) ** 0.5
@@ -65,7 +64,7 @@ def test_a_doubled_latency_is_noticed_and_answered_from_the_smallest(profile: Pr
     controller = Controller(policy, profile.costs())
     need = profile.costs().need_ms
     chosen: list[int] = []
-    budgets = budgets_of(chain, 700, 5)
+    budgets = chain.sample(700, 5).tolist()
     for step, (reading, budget) in enumerate(pairwise(budgets)):
         decision = controller.step(Reading(reading))
         factor = 1.0 if step < 400 else 2.0
@@ -116,7 +115,7 @@ def test_outcomes_may_be_told_or_read(profile: Profile, told: bool) -> None:
     """Told or taken from the next reading, the same outcomes are the same evidence."""
     policy, chain = watched(profile, patience_steps=1e9)
     need = profile.costs().need_ms
-    budgets = budgets_of(chain, 300, 2)
+    budgets = chain.sample(300, 2).tolist()
     active = 0
     for reading, budget in pairwise(budgets):
         previous, active = active, policy.decide(reading, active)
