@@ -16,7 +16,7 @@ below a thousandth, which makes the test more patient, never less.
 
 **After a break** the smallest variant answers. Every hundred steps a table is solved on what was read since,
 and another hundred steps later it takes over if its own promise held meanwhile, on the path that it would
-have taken.
+have taken, and for the answers that were really given.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class Promise:
         if self._expected is not None:
             self.late.observe(float(self._late[self._expected]), not on_time)
 
+    def observe_other(self, reading_ms: float, active: int, chosen: int, on_time: bool) -> None:
+        """Bet on the outcome of a decision that was not the table's own."""
+        e = int(self._edges.searchsorted(reading_ms, "right"))
+        self.late.observe(float(self._late[e, active, chosen]), not on_time)
+
 
 class WatchedTable:
     """A table policy that notices when its certificate no longer holds, and what to do then.
@@ -153,6 +158,10 @@ class WatchedTable:
         if self.broken_since is None:
             self.promise.observe(on_time)
             self._check()
+        elif self._shadow is not None and self._last is not None and self._read:
+            # What is measured counts against the newcomer too: readings alone do not show that the
+            # models themselves have become slower.
+            self._shadow.observe_other(self._read[-1], *self._last, on_time)
 
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading: the table's, or 0 while the certificate is broken."""

@@ -76,6 +76,8 @@ def test_a_doubled_latency_is_noticed_and_answered_from_the_smallest(profile: Pr
             assert policy.broken_since is not None and 400 < policy.broken_since <= 500
             assert policy.status == f"broken since step {policy.broken_since}"
             assert set(chosen[policy.broken_since :]) == {0}
+    # No table that believes the old latencies can keep its promise: the smallest variant stays.
+    assert policy.breaks == 1 and policy.status.startswith("broken since")
 
 
 def test_requests_with_a_known_slack_are_not_bets(profile: Profile) -> None:
