@@ -7,33 +7,28 @@ from itertools import pairwise
 import numpy as np
 
 from adaphi.controller.step import Controller, Reading
-from adaphi.model_zoo import Profile
 from adaphi.policies import TablePolicy
-from adaphi.policies.chain import Chain
 from adaphi.policies.watch import PATIENCE_STEPS, WatchedTable
 
 from .harness import Row
 from .problems import example_profile, wandering_trace
 
 
-def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chain]:
-    """Return a table solved on a wandering trace, watched, and its chain in milliseconds."""
-    costs = profile.costs()
+def watched(patience_steps: float) -> WatchedTable:
+    """Return a table solved on a wandering trace, watched."""
+    profile = example_profile()
     policy = TablePolicy.solve(profile, [wandering_trace(4000).budget_ms])
-    chain = policy.chain_ms(costs)
-    return WatchedTable(
-        costs, chain, policy.table, policy.objective, patience_steps=patience_steps
-    ), chain
+    return WatchedTable(policy, profile, patience_steps=patience_steps)
 
 
 def false_alarms(runs: int, steps: int, patience_steps: float) -> float:
     """Return the share of runs of `steps` steps in which a certificate that holds is called broken."""
-    policy, chain = watched(example_profile(), patience_steps)
+    policy = watched(patience_steps)
     broken = 0
     for seed in range(runs):
         policy.reset()
         active = 0
-        for budget in chain.sample(steps, seed).tolist():
+        for budget in policy.chain.sample(steps, seed).tolist():
             active = policy.decide(budget, active)
         broken += policy.breaks > 0
     return broken / runs
@@ -43,12 +38,14 @@ def steps_to_notice(slower: float, runs: int) -> float:
     """Return the median steps from the moment all latencies are times `slower` to the break (inf: never)."""
     profile = example_profile()
     need = profile.costs().need_ms
-    policy, chain = watched(profile, PATIENCE_STEPS)
+    policy = watched(PATIENCE_STEPS)
     controller = Controller(policy, profile.costs())
     waited = []
     for seed in range(runs):
         controller.reset()
-        for step, (reading, budget) in enumerate(pairwise(chain.sample(3000, seed).tolist())):
+        for step, (reading, budget) in enumerate(
+            pairwise(policy.chain.sample(3000, seed).tolist())
+        ):
             decision = controller.step(Reading(reading))
             factor = 1.0 if step < 200 else slower
             controller.report(factor * need[decision.previous, decision.phi] <= budget)

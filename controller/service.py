@@ -264,7 +264,7 @@ class Service:
         was, now = controller.certificate, controller.report(on_time)
         if now != was:
             log.warning("certificate %s", now)
-        self.metrics.show_certificate(now)
+            self.metrics.show_certificate(now)
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""

@@ -28,9 +28,7 @@ from .variants import Ladder, Variant, fingerprint
 
 Floats = NDArray[np.float64]
 LATENCY_NAMES = ("mean", "p50", "p95", "p99")
-_ROUNDING = (
-    1e-13  # relative: well above a few units in the last place, well below any edge's tolerance
-)
+_ROUNDING = 1e-13  # relative: above a few units in the last place, below any edge's tolerance
 
 
 class Latency(msgspec.Struct, frozen=True, omit_defaults=False):

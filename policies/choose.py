@@ -41,6 +41,6 @@ def choose(
             blind = myopic(costs, spec.chain_ms(costs), spec.objective)
             return Committee(costs, spec.objective, spec.history, [table, blind])
         if watch:
-            return WatchedTable(costs, spec.chain_ms(costs), spec.table, spec.objective)
+            return WatchedTable(spec, profile)
         return table
     return spec

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model_zoo.profile import Costs
-from .frame import Objective
+from .frame import Objective, at_least, expected_reward
 from .lookup import EDGE_TOLERANCE, Policy
 from .mdp import settle
 from .rules import Alert, greedy, static
@@ -83,8 +83,7 @@ class Member:
         mass = self.moves.sum(axis=1, keepdims=True) + PRIOR_STRENGTH
         transition = (self.moves + PRIOR_STRENGTH * self.view.moves) / mass
         falls = (self.falls + PRIOR_STRENGTH * self.view.falls) / mass
-        enough = np.minimum(falls[:, ::-1].cumsum(axis=1)[:, ::-1], 1.0)[:, first]  # (E, M, M)
-        payoff = quality * enough - objective.miss_cost * (1 - enough) - penalty
+        payoff = expected_reward(quality, at_least(falls, first), objective) - penalty
         gamma = 1.0 if objective.discount is None else objective.discount
         self._d, _ = settle(payoff, transition, gamma, self._d, _SETTLED, 500)
         worth = payoff + gamma * (transition @ self._d)[:, None, :]

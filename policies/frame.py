@@ -42,15 +42,24 @@ class Objective:
             raise ValueError(f"discount is {self.discount}; expected a number in (0, 1), or None")
 
 
+def at_least(probability: Floats, first: NDArray[np.int64]) -> Floats:
+    """Return (E, …): the mass of each row of `probability` (E, K) from column `first` (…) on."""
+    tail = probability[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return np.asarray(np.minimum(tail[:, first], 1.0))
+
+
 def on_time_probability(costs: Costs, chain: Chain) -> Floats:
     """Return (E, M, M): Pr[L_a + S_ma ≤ B′ | e] for row m active and column a chosen."""
-    tail = chain.transition[:, ::-1].cumsum(axis=1)[:, ::-1]  # tail[e, k] = Pr[bin′ ≥ k | e]
-    return np.asarray(np.minimum(tail[:, chain.bins(costs.need_ms)], 1.0))
+    return at_least(chain.transition, chain.bins(costs.need_ms))
+
+
+def expected_reward(quality: Floats, on_time: Floats, objective: Objective) -> Floats:
+    """Return r(e, m, a), (E, M, M), from the probabilities of being on time."""
+    return np.asarray(quality * on_time - objective.miss_cost * (1 - on_time))
 
 
 def frame_mdp(costs: Costs, chain: Chain, objective: Objective) -> SwitchingMDP:
     """Return the frame loop's switching problem; `chain.edges` in milliseconds."""
-    on_time = on_time_probability(costs, chain)
-    reward = costs.quality * on_time - objective.miss_cost * (1 - on_time)
+    reward = expected_reward(costs.quality, on_time_probability(costs, chain), objective)
     switch_cost = objective.switch_cost * (1 - np.eye(len(costs)))
     return SwitchingMDP(chain.transition, reward, switch_cost, objective.discount)

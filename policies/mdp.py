@@ -19,11 +19,11 @@ the greedy policy depends on d alone, and d has a recursion of its own:
 
 A state (e, m) can imitate (e, 0) by taking its action, which costs at most the difference that m
 alone makes to that one step; so |d| stays bounded by it for every γ ≤ 1, and d contracts as fast as
-optimal policies started from different m *merge*, not as fast as γ discounts. (2) is iterated with
-Anderson acceleration (Walker & Ni, SIAM J. Numer. Anal. 49, 2011), safeguarded: where an extrapolation
-does not reduce the residual, the iteration falls back to plain averaged steps (d + t) / 2, which also
-settle periodic chains. With the extra `fast`, `kernels` solves the same equations compiled, by policy
-iteration on d up to 300 states. When d rests, v follows from one E × E system:
+optimal policies started from different m *merge*, not as fast as γ discounts. Up to 300 states d is found
+by policy iteration, which `kernels` explains (and does compiled, with the extra `fast`). Above, and where
+that does not settle, (2) is iterated with Anderson acceleration (Walker & Ni, SIAM J. Numer. Anal. 49,
+2011), safeguarded: where an extrapolation does not reduce the residual, the iteration falls back to plain
+averaged steps (d + t) / 2, which also settle periodic chains. When d rests, v follows from one E × E system:
 
     (I − γ P) v = t(·, 0)            or, for the average,            g + v = t(·, 0) + P v,  v(0) = 0.
 

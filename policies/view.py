@@ -20,7 +20,7 @@ rounded to 1e-9, so that nothing depends on rounding either.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,14 +149,10 @@ def _with_prior(
                 view.thresholds.searchsorted(to, "right"), minlength=falls_in
             ) / len(to)
     share = _ANYWHERE
-    return View(
-        view.smoothing,
-        view.trend,
-        view.edges,
-        view.near,
-        view.thresholds,
-        (1 - share) * moves + share * overall_moves,
-        (1 - share) * falls + share * overall_falls,
+    return replace(
+        view,
+        moves=(1 - share) * moves + share * overall_moves,
+        falls=(1 - share) * falls + share * overall_falls,
     )
 
 

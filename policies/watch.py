@@ -21,14 +21,16 @@ have taken, and for the answers that were really given.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model_zoo.profile import Costs
+from ..model_zoo.profile import Costs, Profile
 from .chain import Chain, fit_chain
-from .frame import Objective, on_time_probability
+from .frame import on_time_probability
 from .lookup import EDGE_TOLERANCE, Lookup
-from .table import solve_table
+from .table import TablePolicy, solve_table
 
 Floats = NDArray[np.float64]
 
@@ -103,26 +105,21 @@ class WatchedTable:
 
     Call `observe` with each outcome; without it, an outcome is taken from the next reading.
     `broken_since` is the number of the step at which the certificate broke, None while it holds;
-    `breaks` counts how often.
+    `breaks` counts how often. `chain` is what the promise is made on, in milliseconds. Raises `PolicyError`
+    if the policy is for another ladder.
     """
 
     name = "watched table"
 
     def __init__(
-        self,
-        costs: Costs,
-        chain: Chain,
-        table: NDArray[np.uint8],
-        objective: Objective,
-        *,
-        patience_steps: float = PATIENCE_STEPS,
+        self, policy: TablePolicy, profile: Profile, *, patience_steps: float = PATIENCE_STEPS
     ) -> None:
-        self._costs = costs
-        self._chain = chain
-        self._table = table
-        self._objective = objective
+        self._table = policy.bind(profile)
+        self._costs = profile.costs(policy.latency)
+        self.chain = policy.chain_ms(self._costs)
+        self._objective = policy.objective
         self._patience_steps = patience_steps
-        self._enough = (costs.need_ms * (1 - EDGE_TOLERANCE)).tolist()
+        self._enough = (self._costs.need_ms * (1 - EDGE_TOLERANCE)).tolist()
         self.reset()
 
     def __repr__(self) -> str:
@@ -130,9 +127,7 @@ class WatchedTable:
 
     def reset(self) -> None:
         """Begin again with the certificate that the table came with."""
-        self.promise = Promise(
-            self._costs, self._chain, Lookup(self.name, self._chain.edges, self._table)
-        )
+        self.promise = Promise(self._costs, self.chain, self._table)
         self.steps = 0
         self.breaks = 0
         self.broken_since: int | None = None
@@ -140,7 +135,7 @@ class WatchedTable:
         self._told = False
         self._shadow: Promise | None = None
         self._shadow_last: tuple[int, int] | None = None
-        self._read: list[float] = []
+        self._read: deque[float] = deque(maxlen=_MOST_READINGS)
 
     @property
     def lookup(self) -> Lookup:
@@ -172,7 +167,6 @@ class WatchedTable:
                 self.promise.observe(self._enough[before][chosen] <= reading_ms)
                 self._check()
         self._told = False
-        chosen = 0
         if self.broken_since is None:
             chosen = self.promise.decide(reading_ms, active)
             self._check()
@@ -183,20 +177,22 @@ class WatchedTable:
         return chosen
 
     def _check(self) -> None:
-        if self.promise.evidence >= self._patience_steps and self.broken_since is None:
+        if self.promise.evidence >= self._patience_steps:
             self.broken_since = self.steps
             self.breaks += 1
-            self._read, self._shadow, self._shadow_last = [], None, None
+            self._read.clear()
+            self._shadow = self._shadow_last = None
 
     def _recover(self, reading_ms: float) -> None:
         """Learn from what is read, let a new table run in the shadow, and let it take over if it holds."""
-        self._read = [*self._read[1 - _MOST_READINGS :], reading_ms]
+        self._read.append(reading_ms)
         shadow = self._shadow
         if shadow is not None:
-            before, chosen = self._shadow_last or (0, 0)
+            active = 0
             if self._shadow_last is not None:
-                shadow.observe(self._enough[before][chosen] <= reading_ms)
-            self._shadow_last = (chosen, shadow.decide(reading_ms, chosen))
+                before, active = self._shadow_last
+                shadow.observe(self._enough[before][active] <= reading_ms)
+            self._shadow_last = (active, shadow.decide(reading_ms, active))
         assert self.broken_since is not None
         since = self.steps - self.broken_since
         if since == 0 or since % REFIT_STEPS:

@@ -15,12 +15,8 @@ from adaphi.policies.watch import Detector, WatchedTable
 
 
 def watched(profile: Profile, patience_steps: float) -> tuple[WatchedTable, Chain]:
-    costs, policy = profile.costs(), TablePolicy.solve(profile)
-    chain = policy.chain_ms(costs)
-    table = WatchedTable(
-        costs, chain, policy.table, policy.objective, patience_steps=patience_steps
-    )
-    return table, chain
+    policy = WatchedTable(TablePolicy.solve(profile), profile, patience_steps=patience_steps)
+    return policy, policy.chain
 
 
 def test_samples_move_as_the_chain_says(profile: Profile) -> None:
