@@ -329,11 +329,16 @@ def _name_the_cat(client: Client, cat: Any, profile: Profile) -> None:
     tight, wide = 1.25 * float(latencies[0]), 3.0 * float(latencies[-1])
     for words, deadline_ms in (("tight", tight), ("wide", wide)):
         client.infer(cat, deadline_ms=1000, reading_ms=deadline_ms)
-        try:
-            answer = client.infer(cat, deadline_ms=deadline_ms, reading_ms=deadline_ms)
-        except (Shed, Expired) as error:
-            outcome = f"refused: {error.message}"
-        else:
-            verdict = "late" if answer.late else "on time"
-            outcome = f"φ{answer.phi} in {answer.latency_ms:.1f} ms, {verdict}"
+        # The deadline alone decides here, whatever the stream before did to the certificate; and a
+        # machine that was busy a moment ago gets the time to show that it no longer is.
+        for _ in range(3):
+            try:
+                answer = client.infer(cat, deadline_ms=deadline_ms)
+            except (Shed, Expired) as error:
+                outcome = f"refused: {error.message}"
+                time.sleep(1.0)
+            else:
+                verdict = "late" if answer.late else "on time"
+                outcome = f"φ{answer.phi} in {answer.latency_ms:.1f} ms, {verdict}"
+                break
         console.print(f"  {words} budget, {deadline_ms:.1f} ms: {outcome}")
