@@ -65,6 +65,11 @@ class Worker(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     profile_rounds: Count = 8
     hang_s: Positive = 10.0
 
+    @property
+    def memory_limit_bytes(self) -> int:
+        """Return what the resident variants may take together."""
+        return int(self.memory_limit_mb * 1e6)
+
 
 class Queue(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[queue]`: how many requests may wait, and how long a shutdown waits for them."""

@@ -75,6 +75,11 @@ def profile(ladder: str, stall_ms: float) -> Profile:
     )
 
 
+def trace_folder() -> Path:
+    """Return the folder of real traces, which may not exist."""
+    return Path(os.environ.get("ADAPHI_TRACES", ROOT.parent / "shared" / "data" / "traces"))
+
+
 def traces(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, budgets in ms) of every trace that is long enough."""
     if not (folder / "index.csv").exists():
@@ -172,8 +177,7 @@ def rows_of(ladder: str, cells: Sequence[Cell]) -> Iterator[Row]:
 
 def run_cells(quick: bool = False) -> list[Cell]:
     """Evaluate every cell on all cores."""
-    folder = Path(os.environ.get("ADAPHI_TRACES", ROOT.parent / "shared" / "data" / "traces"))
-    found = list(traces(folder))[: 1 if quick else None]
+    found = list(traces(trace_folder()))[: 1 if quick else None]
     stalls = STALLS_MS[1:2] if quick else STALLS_MS
     jobs = [(ladder, s, name, b) for name, b in found for ladder in LADDERS for s in stalls]
     if quick:

@@ -20,11 +20,13 @@ class BudgetMonitor:
     """Combines sensors into `Limits`: the least time, the lowest cap, the largest slow-down.
 
     `samples` and `read_s` hold the last sample of each sensor and when it was taken; a sensor that
-    stops answering is left out and shows in the metrics.
+    stops answering is left out and shows in the metrics. `memory_limit_bytes` is what variants may take
+    together however much memory there is.
     """
 
     sensors: Sequence[Sensor]
     profile: Profile
+    memory_limit_bytes: float | None = None
     samples: dict[str, Sample | None] = field(default_factory=dict)
     read_s: dict[str, float] = field(default_factory=dict)
 
@@ -51,7 +53,18 @@ class BudgetMonitor:
             budget_ms=min(budgets, default=None),
             max_phi=min(caps, default=None),
             slowdown=max([measured_slowdown, *slowdowns]),
+            memory_bytes=self._memory_for_variants(memory, resident),
+            resident=resident,
         )
+
+    def _memory_for_variants(self, memory: Sample | None, resident: frozenset[int]) -> float | None:
+        """Return what variants may take together: those that are resident have their share already."""
+        available = memory.available_bytes if memory is not None else None
+        if available is None:
+            return self.memory_limit_bytes
+        held = sum(v.memory_bytes or 0 for v in self.profile.variants if v.phi in resident)
+        admitted = float(max(0, available - MEMORY_RESERVE_BYTES + held))
+        return min(admitted, self.memory_limit_bytes or admitted)
 
     def _memory_cap(self, memory: Sample, resident: frozenset[int]) -> int:
         available = memory.available_bytes or 0

@@ -214,6 +214,8 @@ class Daemon:
             log.debug("%s (%d of %d)", progress.what, progress.done, progress.total)
         elif self.service is not None and kind == worker.DONE:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
+        elif self.service is not None and kind == worker.KEPT:
+            self.service.on_kept(frozenset(protocol.decode(worker.Kept, header).resident))
         elif self.service is not None and kind == worker.FAILED:
             self.service.on_failed(protocol.decode(worker.Failed, header))
 
@@ -240,6 +242,7 @@ class Daemon:
             objective=objective,
             adapt=config.adapt,
             watch=True,
+            memory_limit_bytes=config.worker.memory_limit_bytes,
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
@@ -265,7 +268,7 @@ class Daemon:
             profile=profile,
             backend=config.backend,
             threads=config.threads,
-            memory_limit_bytes=int(config.memory_limit_mb * 1e6),
+            memory_limit_bytes=config.memory_limit_bytes,
             profile_rounds=config.profile_rounds,
         )
 

@@ -51,7 +51,14 @@ class AdaptiveModel:
         adapt: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        decider = choose(policy, profile, latency=latency, objective=objective, adapt=adapt)
+        decider = choose(
+            policy,
+            profile,
+            latency=latency,
+            objective=objective,
+            adapt=adapt,
+            memory_limit_bytes=pool.memory_limit_bytes,
+        )
         costs = profile.costs(latency)
         self.pool = pool
         self.profile = profile
@@ -172,11 +179,11 @@ class AdaptiveModel:
             raise InvalidRequest(f"deadline_ms is {deadline_ms}; expected a number ≥ 0")
         began = self._clock()
         decision = self._decide(deadline_ms, reading_ms, max_phi, began)
-        run = self.pool.run(decision.phi, self._input(x))
+        run = self.pool.run(decision.phi, self._input(x), keep=decision.keep)
         latency_ms = (self._clock() - began) * 1e3
         if not run.cold:
             self.slowdown.observe(run.latency_ms, self._typical_ms[decision.phi], self._clock())
-        labels = self.pool.runner(decision.phi).labels(run.output, top) if top else ()
+        labels = run.runner.labels(run.output, top) if top else ()
         return Answer(
             output=run.output,
             phi=decision.phi,
@@ -190,10 +197,11 @@ class AdaptiveModel:
     def _decide(
         self, deadline_ms: float, reading_ms: float | None, max_phi: int | None, now_s: float
     ) -> Decision:
-        if reading_ms is not None:
-            return self.controller.step(Reading(reading_ms, max_phi))
-        slack_ms = deadline_ms / self.slowdown.at(now_s)
-        return self.controller.step(Reading(slack_ms, max_phi, slack_ms))
+        slack_ms = None
+        if reading_ms is None:
+            reading_ms = slack_ms = deadline_ms / self.slowdown.at(now_s)
+        memory_bytes, resident = self.pool.memory_limit_bytes, self.pool.resident
+        return self.controller.step(Reading(reading_ms, max_phi, slack_ms, memory_bytes, resident))
 
     def _input(self, x: Any) -> NDArray[Any]:
         if self.pool.ladder.variants[0].weights == "module":

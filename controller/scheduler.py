@@ -40,11 +40,16 @@ class Request:
 
 
 class Limits(NamedTuple):
-    """What the budget sources say now: a time budget (ms), the highest φ, and the slow-down factor."""
+    """What the budget sources say now: a time budget (ms), the highest φ, the slow-down factor, memory.
+
+    `memory_bytes` is what variants may take together, `resident` which are loaded; None: not known.
+    """
 
     budget_ms: float | None = None
     max_phi: int | None = None
     slowdown: float = 1.0
+    memory_bytes: float | None = None
+    resident: frozenset[int] | None = None
 
 
 class Start(NamedTuple):
@@ -157,13 +162,14 @@ class Scheduler:
     def _decide(self, request: Request, now_s: float, limits: Limits) -> Decision:
         if request.phi is not None:
             return self.controller.pin(request.phi)
+        space = limits.memory_bytes, limits.resident
         if request.reading_ms is not None:
-            return self.controller.step(Reading(request.reading_ms, limits.max_phi))
+            return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *space))
         slack_ms = request.slack_ms(now_s) / limits.slowdown
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
-        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms))
+        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *space))
 
     def _quickest_ms(self, request: Request, limits: Limits) -> float:
         typical = self.typical_ms

@@ -74,7 +74,7 @@ class Service:
         self.scheduler = Scheduler(
             Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
         )
-        self.monitor = BudgetMonitor(sensors, profile)
+        self.monitor = BudgetMonitor(sensors, profile, config.worker.memory_limit_bytes)
         self.slowdown = Slowdown()
         self.limits = Limits()
         self.running: Running | None = None
@@ -137,7 +137,10 @@ class Service:
             self.metrics.show_switch(decision.previous, decision.phi)
         self.metrics.in_flight.set(1)
         tensor = request.tensor
-        header = worker.Run(self._keys, decision.phi, request.top, tensor.dtype.name, tensor.shape)
+        keep = None if decision.keep is None else tuple(sorted(decision.keep))
+        header = worker.Run(
+            self._keys, decision.phi, request.top, tensor.dtype.name, tensor.shape, keep
+        )
         self.supervisor.send(protocol.encode(worker.RUN, header, tensor)[1:])
 
     def _free(self) -> None:
@@ -149,8 +152,7 @@ class Service:
 
     def on_up(self, resident: frozenset[int]) -> None:
         """A worker is warm: serve."""
-        self.resident = resident
-        self.metrics.show_resident(resident)
+        self.on_kept(resident)
         self.ready = True
         self.metrics.ready.set(1)
         self.read_sensors()
@@ -165,14 +167,18 @@ class Service:
         phi = running.start.decision.phi
         if not done.cold:
             self.slowdown.observe(done.inference_ms, self._typical_ms[phi], self._now())
-            self._update_limits()
-        if frozenset(done.resident) != self.resident:
-            self.resident = frozenset(done.resident)
-            self.metrics.show_resident(self.resident)
+        self.on_kept(frozenset(done.resident))
         self.metrics.inference_of(phi).observe(done.inference_ms / 1e3)
         if not running.answered:
             self._answer(running, done, tensor)
         self._free()
+
+    def on_kept(self, resident: frozenset[int]) -> None:
+        """Note what is resident now."""
+        if resident != self.resident:
+            self.resident = resident
+            self.metrics.show_resident(resident)
+        self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:
         """A run raised: answer with its error and start the next."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..model_zoo.profile import Costs
 from ..policies.lookup import Policy
+from ..policies.resident import ResidentTable
 from ..policies.watch import WatchedTable
 
 
@@ -23,14 +24,20 @@ class Reading(NamedTuple):
     budget_ms: float
     max_phi: int | None = None
     slack_ms: float | None = None
+    memory_bytes: float | None = None
+    resident: frozenset[int] | None = None
 
 
 class Decision(NamedTuple):
-    """What to answer with: `phi`, and the `previous` active variant, which a switch leaves."""
+    """What to answer with: `phi`, and the `previous` active variant, which a switch leaves.
+
+    `keep` is the set to be resident afterwards; None where the policy leaves that to the pool.
+    """
 
     phi: int
     previous: int
     reading: Reading | None
+    keep: frozenset[int] | None = None
 
     @property
     def switched(self) -> bool:
@@ -56,20 +63,25 @@ class Controller:
         A budget that is not a number counts as none at all. Where the slack is known, a variant that
         is sure to be late gives way to the largest smaller one that is not.
         """
-        previous = self.active
-        budget_ms, max_phi, slack_ms = reading
-        policy = self.policy
-        if isinstance(policy, WatchedTable):
-            # A promise is about budgets that nobody knows yet; where the slack is known there is none.
-            self._watched = slack_ms is None
-            policy = policy if self._watched else policy.lookup
-        phi = policy.decide(budget_ms if budget_ms > 0 else 0.0, previous)
+        previous, policy, keep = self.active, self.policy, None
+        budget_ms, max_phi, slack_ms, memory_bytes, resident = reading
+        budget_ms = budget_ms if budget_ms > 0 else 0.0
+        need_ms = self._need_ms[previous]
+        if isinstance(policy, ResidentTable) and memory_bytes is not None and resident is not None:
+            phi, keep = policy.plan(budget_ms, memory_bytes, previous, resident)
+            need_ms = policy.need_ms(previous, resident)
+        else:
+            if isinstance(policy, WatchedTable):
+                # A promise is about budgets that nobody knows yet; where the slack is known there is none.
+                self._watched = slack_ms is None
+                policy = policy if self._watched else policy.lookup
+            phi = policy.decide(budget_ms, previous)
         if max_phi is not None and phi > max_phi:
             phi = max_phi
-        if slack_ms is not None and self._need_ms[previous][phi] > slack_ms:
-            phi = self._largest_in_time(previous, phi, slack_ms)
+        if slack_ms is not None and need_ms[phi] > slack_ms:
+            phi = _largest_in_time(need_ms[:phi], slack_ms)
         self.active = phi
-        return Decision(phi, previous, reading)
+        return Decision(phi, previous, reading, keep)
 
     @property
     def certificate(self) -> str:
@@ -93,7 +105,7 @@ class Controller:
         self.policy.reset()
         self.active = 0
 
-    def _largest_in_time(self, active: int, below: int, slack_ms: float) -> int:
-        need = self._need_ms[active][:below]
-        in_time = [phi for phi, need_ms in enumerate(need) if need_ms <= slack_ms]
-        return in_time[-1] if in_time else 0
+
+def _largest_in_time(need_ms: list[float], slack_ms: float) -> int:
+    in_time = [phi for phi, need in enumerate(need_ms) if need <= slack_ms]
+    return in_time[-1] if in_time else 0

@@ -5,6 +5,7 @@ and then runs one request after the other. Messages are [kind, msgpack header, t
 
     front → worker    R run
     worker → front    P progress · F fatal, cannot start · U up, with the profile · D done · X failed
+                      K what is resident, where that changed between two runs
 
 It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
 """
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 WARM_UP_RUNS = 3
 
-RUN, PROGRESS, FATAL, UP, DONE, FAILED = b"R", b"P", b"F", b"U", b"D", b"X"
+LOADING_POLL_MS, IDLE_POLL_MS = 20, 500
+RUN, PROGRESS, FATAL, UP, DONE, FAILED, KEPT = b"R", b"P", b"F", b"U", b"D", b"X", b"K"
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -80,6 +82,12 @@ class Done(msgspec.Struct):
     top: tuple[tuple[str, float], ...]
 
 
+class Kept(msgspec.Struct):
+    """What is resident now."""
+
+    resident: tuple[int, ...]
+
+
 class Failed(msgspec.Struct):
     """A run that raised."""
 
@@ -89,13 +97,14 @@ class Failed(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """An order to run variant `phi`."""
+    """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes)."""
 
     key: int
     phi: int
     top: int
     dtype: str
     shape: tuple[int, ...]
+    keep: tuple[int, ...] | None = None
 
 
 def main(orders_json: str) -> None:
@@ -129,6 +138,7 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
             get_ladder(orders.ladder, quality=orders.quality),
             get_backend(orders.backend, threads=orders.threads),
             memory_limit_bytes=orders.memory_limit_bytes,
+            known_bytes=[v.memory_bytes for v in orders.profile.variants] if orders.profile else (),
         )
         profile = orders.profile or _measure(orders, pool, socket)
         pool.load_all()
@@ -164,8 +174,12 @@ def _measure(orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes]) -> Profi
 
 
 def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
+    told = pool.resident
     while os.getppid() == front:
-        if not socket.poll(500):
+        if not socket.poll(LOADING_POLL_MS if pool.loading else IDLE_POLL_MS):
+            if pool.resident != told:
+                told = pool.resident
+                _tell(socket, KEPT, Kept(tuple(sorted(told))))
             continue
         kind, header, *tensor = socket.recv_multipart(copy=False)
         if kind.bytes == RUN:
@@ -175,8 +189,8 @@ def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
 def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any]) -> None:
     try:
         x = tensor_of(run, frames)
-        result = pool.run(run.phi, x)
-        top = pool.runner(run.phi).labels(result.output, run.top) if run.top else ()
+        result = pool.run(run.phi, x, keep=None if run.keep is None else frozenset(run.keep))
+        top = result.runner.labels(result.output, run.top) if run.top else ()
     except RequestError as error:
         _tell(socket, FAILED, Failed(run.key, error.code, error.message))
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import psutil
@@ -13,30 +15,46 @@ from ..errors import LadderError
 from .backends import Array, Backend, Runner
 from .variants import Ladder
 
+log = logging.getLogger("adaphi")
+
 
 class Run(NamedTuple):
-    """One run: the output, how long it took (ms, load and warm-up included), whether it was cold."""
+    """One run: the output, how long it took (ms, load and warm-up included), whether it was cold, on what."""
 
     output: Array
     latency_ms: float
     cold: bool
+    runner: Runner
 
 
 class WarmPool:
     """Keeps variants of one ladder resident and warm under a memory limit.
 
     `memory_limit_bytes` bounds the sum of `memory_bytes` over the resident set. Where a load would
-    pass the limit, the variants that have not run for the longest time are evicted first.
+    pass the limit, the variants that have not run for the longest time are evicted first. What a variant
+    takes is measured when it is loaded, unless `known_bytes` (M,) says it. One thread calls a pool; what
+    `run` is told to keep and is not resident is loaded by a thread of the pool's own, one variant at a time.
     """
 
     def __init__(
-        self, ladder: Ladder, backend: Backend, *, memory_limit_bytes: int | None = None
+        self,
+        ladder: Ladder,
+        backend: Backend,
+        *,
+        memory_limit_bytes: int | None = None,
+        known_bytes: Sequence[int | None] = (),
     ) -> None:
         self.ladder = ladder
         self.backend = backend
         self.memory_limit_bytes = memory_limit_bytes
         self._runners: dict[int, Runner] = {}  # in order of last use: the first goes first
-        self._bytes: dict[int, int] = {}  # measured at the last load; kept after an eviction
+        self._known = {phi: size for phi, size in enumerate(known_bytes) if size}
+        self._bytes = dict(self._known)  # measured at the last load; kept after an eviction
+        self._prepared = False
+        self._loading = threading.RLock()  # held while a variant is loaded: one at a time
+        self._changing = threading.RLock()  # held while the resident set changes
+        self._behind: list[int] = []  # what the loader still has to load
+        self._loader: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return f"<WarmPool(ladder={self.ladder.name!r}, resident={sorted(self._runners)})>"
@@ -44,10 +62,16 @@ class WarmPool:
     @property
     def resident(self) -> frozenset[int]:
         """Return the φ of the loaded variants."""
-        return frozenset(self._runners)
+        with self._changing:
+            return frozenset(self._runners)
+
+    @property
+    def loading(self) -> bool:
+        """Say whether variants are being loaded in the background."""
+        return self._loader is not None and self._loader.is_alive()
 
     def memory_bytes(self, phi: int) -> int:
-        """Return what `phi` took when it was last loaded (bytes); 0 if it never was."""
+        """Return what `phi` takes (bytes): as known, else as last measured, 0 if it never was loaded."""
         return self._bytes.get(phi, 0)
 
     def runner(self, phi: int) -> Runner:
@@ -59,18 +83,24 @@ class WarmPool:
 
         Raises `LadderError` if there is no such variant, or it alone passes the memory limit.
         """
-        if phi in self._runners:
-            return 0.0
         if not 0 <= phi < len(self.ladder):
             raise LadderError(f"ladder {self.ladder.name!r} has no φ={phi}")
         began = time.perf_counter()
-        self._make_room(self._bytes.get(phi, 0), phi)
-        before = _resident_set_bytes()
-        runner = self.backend.build(self.ladder.variants[phi])
-        runner(runner.example)  # the first call allocates and chooses kernels
-        self._bytes[phi] = max(runner.weights_bytes, _resident_set_bytes() - before)
-        self._make_room(self._bytes[phi], phi)
-        self._runners[phi] = runner
+        with self._loading:
+            if phi in self._runners:
+                return 0.0
+            self._make_room(self.memory_bytes(phi), phi)
+            if not self._prepared:
+                self.backend.prepare()
+                self._prepared = True
+            before = _resident_set_bytes()
+            runner = self.backend.build(self.ladder.variants[phi])
+            runner(runner.example)  # the first call allocates and chooses kernels
+            with self._changing:
+                measured = max(runner.weights_bytes, _resident_set_bytes() - before)
+                self._bytes[phi] = self._known.get(phi, measured)
+                self._make_room(self._bytes[phi], phi)
+                self._runners[phi] = runner
         return (time.perf_counter() - began) * 1e3
 
     def load_all(self, phis: Iterable[int] | None = None) -> None:
@@ -78,20 +108,57 @@ class WarmPool:
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
 
-    def run(self, phi: int, x: Array) -> Run:
-        """Run variant `phi` on `x`, loading it first if it is not resident."""
+    def run(self, phi: int, x: Array, *, keep: Set[int] | None = None) -> Run:
+        """Run variant `phi` on `x`, loading it first if it is not resident.
+
+        With `keep` that set is to be resident afterwards: what else is resident is evicted, what is missing
+        is loaded behind the run.
+        """
         began = time.perf_counter()
-        cold = self.load(phi) > 0
-        runner = self._runners.pop(phi)
-        self._runners[phi] = runner
+        if keep is not None:
+            self._behind = []
+            for other in self.resident - keep - {phi}:
+                self.evict(other)
+        cold = phi not in self.resident
+        runner = self._take(phi)
+        if keep is not None:
+            self._load_behind(sorted(keep - self.resident))
         output = runner(x)
-        return Run(output, (time.perf_counter() - began) * 1e3, cold)
+        if keep is not None and phi not in keep:
+            self.evict(phi)
+        return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
 
     def evict(self, phi: int) -> None:
         """Drop `phi` and give its memory back to the system; nothing happens if it is not resident."""
-        if self._runners.pop(phi, None) is not None:
+        with self._changing:
+            evicted = self._runners.pop(phi, None) is not None
+        if evicted:
             gc.collect()
             return_free_memory()
+
+    def _take(self, phi: int) -> Runner:
+        """Return the runner of `phi`, loaded if need be, as the one used last."""
+        while True:
+            self.load(phi)
+            with self._changing:
+                runner = self._runners.pop(phi, None)
+                if runner is not None:  # else a load behind has just made room of it
+                    self._runners[phi] = runner
+                    return runner
+
+    def _load_behind(self, phis: list[int]) -> None:
+        self._behind = phis
+        if phis and not self.loading:
+            self._loader = threading.Thread(target=self._load_what_is_behind, daemon=True)
+            self._loader.start()
+
+    def _load_what_is_behind(self) -> None:
+        while behind := self._behind:  # only replaced elsewhere, never changed
+            phi = behind.pop(0)
+            try:
+                self.load(phi)
+            except Exception as error:  # whatever it is: what is resident goes on answering
+                log.warning("φ=%d could not be loaded: %s", phi, error)
 
     def _make_room(self, wanted_bytes: int, newcomer: int) -> None:
         limit = self.memory_limit_bytes

@@ -31,6 +31,12 @@ LATENCY_NAMES = ("mean", "p50", "p95", "p99")
 _ROUNDING = 1e-13  # relative: above a few units in the last place, below any edge's tolerance
 
 
+def distinct(needs: Floats) -> Floats:
+    """Return the different values of `needs` (> 0), ascending; those that differ only by rounding are one."""
+    ascending = np.unique(needs)
+    return np.asarray(ascending[np.diff(ascending, prepend=0.0) > _ROUNDING * ascending])
+
+
 class Latency(msgspec.Struct, frozen=True, omit_defaults=False):
     """A latency distribution in milliseconds; a quantile that is not known is None."""
 
@@ -75,15 +81,23 @@ class Costs:
 
     @cached_property
     def thresholds_ms(self) -> Floats:
-        """Return every distinct budget at which some choice begins to be on time, ascending.
-
-        Sums that differ only by rounding are one threshold.
-        """
-        ascending = np.unique(self.need_ms)
-        return ascending[np.diff(ascending, prepend=0.0) > _ROUNDING * ascending]
+        """Return every distinct budget at which some choice begins to be on time, ascending."""
+        return distinct(self.need_ms)
 
     def __len__(self) -> int:
         return len(self.latency_ms)
+
+
+@dataclass(frozen=True)
+class MemoryCosts:
+    """What it costs to keep variants resident, or not to.
+
+    `memory_bytes` (M,) of each resident variant; `cold_stall_ms` (M, M): what choosing column a with row m
+    active takes on top of the run if a has to be loaded first, also where a itself was active and evicted.
+    """
+
+    memory_bytes: NDArray[np.int64]
+    cold_stall_ms: Floats
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +153,28 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             quality=np.array([v.quality for v in self.variants], dtype=np.float64),
         )
 
+    def memory_costs(self) -> MemoryCosts:
+        """Return what planning the resident set needs; raise `ProfileError` where it was not measured."""
+        for variant in self.variants:
+            if not variant.memory_bytes:
+                raise ProfileError(
+                    f"variant {variant.name!r} of profile {self.ladder!r} has no memory_bytes",
+                    help="measure the ladder with `adaphi profile`, or write the figure by hand",
+                )
+        if self.cold_stall_ms is None:
+            raise ProfileError(
+                f"profile {self.ladder!r} has no cold_stall_ms",
+                help="measure the ladder with `adaphi profile`, or write the figures by hand",
+            )
+        cold = np.array(self.cold_stall_ms, dtype=np.float64)
+        np.fill_diagonal(
+            cold, cold.max(axis=0)
+        )  # the file's is 0: from a variant to itself, resident
+        return MemoryCosts(
+            memory_bytes=np.array([v.memory_bytes for v in self.variants], dtype=np.int64),
+            cold_stall_ms=cold,
+        )
+
     def typical_ms(self, latency: str = "p95") -> list[float]:
         """Return the middle latency of each variant: what running slower is measured against."""
         costs = self.costs(latency)
@@ -189,6 +225,10 @@ def _check(profile: Profile) -> None:
         figures = [x for x in msgspec.structs.astuple(variant.latency_ms) if x is not None]
         if not figures or not all(np.isfinite(x) and x > 0 for x in figures):
             fail(f"needs at least one figure, all above 0 - at `{path}.latency_ms`")
+        for name in ("memory_bytes", "energy_mj"):
+            value = getattr(variant, name)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                fail(f"{name} is {value}; expected a finite number ≥ 0 - at `{path}.{name}`")
     _check_stalls(profile.stall_ms, len(profile.variants), "$.stall_ms")
     if profile.cold_stall_ms is not None:
         _check_stalls(profile.cold_stall_ms, len(profile.variants), "$.cold_stall_ms")

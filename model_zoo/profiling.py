@@ -2,8 +2,10 @@
 
 Hot stalls come from one interleaved series: a walk that takes every ordered pair (previous, now)
 once a round, so that drift of the machine's speed falls on all pairs alike. The stall of a pair is
-the median of `now` after `previous` minus the median of `now` after itself, never below 0. Cold
-stalls are load + first run minus the median warm run, measured by evicting and loading again.
+the median of `now` after `previous` minus the median of `now` after itself, never below 0. Where memory
+does not admit the whole ladder, each pair has a series of its own; two variants that do not fit together
+never switch hot, and their stall is written as 0. Cold stalls are load + first run minus the median warm
+run, measured by evicting and loading again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -49,18 +52,18 @@ def measure(
         done += 1
 
     step("loading")
-    pool.load_all()
-    inputs = [pool.runner(phi).example for phi in range(count)]
-    walk = _pairs_walk(count)
-    for phi in walk:
-        pool.run(phi, inputs[phi])
-
+    inputs = [_example(pool, phi) for phi in range(count)]
+    groups = _groups(pool)
+    total += rounds * (len(groups) - 1)
     samples: dict[tuple[int, int], list[float]] = {}
-    for number in range(rounds):
-        step(f"warm runs, round {number + 1} of {rounds}")
-        for previous, now in zip([walk[-1], *walk], walk, strict=False):
-            taken = pool.run(now, inputs[now]).latency_ms
-            samples.setdefault((previous, now), []).append(taken)
+    for group in groups:
+        for number in range(-1, rounds):  # the first is to warm up
+            if number >= 0:
+                step(f"warm runs, round {number + 1} of {rounds}")
+            for previous, now in _pairs(group):
+                taken = pool.run(now, inputs[now]).latency_ms
+                if number >= 0:
+                    samples.setdefault((previous, now), []).append(taken)
     steady = [median(samples[phi, phi]) for phi in range(count)]
 
     cold: list[list[float]] = [[] for _ in range(count)]
@@ -95,7 +98,7 @@ def measure(
             )
             for v in pool.ladder.variants
         ),
-        stall_ms=_matrix(count, lambda m, a: median(samples[m, a]) - steady[a]),
+        stall_ms=_matrix(count, lambda m, a: median(samples.get((m, a), [0.0])) - steady[a]),
         cold_stall_ms=_matrix(count, lambda _, a: median(cold[a])) if cold_rounds else None,
         conditions={
             "rounds": rounds,
@@ -111,6 +114,30 @@ def measure(
             "quality": "/".join(sorted({v.quality_origin for v in pool.ladder.variants})),
         },
     )
+
+
+def _example(pool: WarmPool, phi: int) -> Array:
+    pool.load(phi)
+    return pool.runner(phi).example
+
+
+def _groups(pool: WarmPool) -> list[tuple[int, ...]]:
+    """Return the sets whose pairs are measured together: the ladder, or what memory admits."""
+    ladder = tuple(range(len(pool.ladder)))
+    if pool.memory_limit_bytes is None:
+        return [ladder]
+    limit = pool.memory_limit_bytes
+    sizes = [pool.memory_bytes(phi) for phi in ladder]
+    if sum(sizes) <= limit:
+        return [ladder]
+    pairs = [pair for pair in combinations(ladder, 2) if sum(sizes[p] for p in pair) <= limit]
+    return [*pairs, *((phi,) for phi in ladder if not any(phi in pair for pair in pairs))]
+
+
+def _pairs(group: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return every ordered pair of a group once, each beginning with the end of the one before."""
+    walk = [group[place] for place in _pairs_walk(len(group))]
+    return list(zip([walk[-1], *walk], walk, strict=False))
 
 
 def _pairs_walk(count: int) -> list[int]:

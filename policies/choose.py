@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ..model_zoo.profile import Profile
 from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
+from .resident import MOST_VARIANTS, ResidentTable
 from .rules import is_rule, myopic, rule
 from .table import TablePolicy
 from .watch import WatchedTable
@@ -21,12 +24,15 @@ def choose(
     objective: Objective | None = None,
     adapt: bool = False,
     watch: bool = False,
+    memory_limit_bytes: float | None = None,
 ) -> Policy:
     """Return the policy that `spec` names, ready to decide for `profile`.
 
     A rule's name, the path of a `policy.npz`, a `TablePolicy`, a policy (returned as it is), or None:
     a table solved here and now on the cautious default chain. With `adapt` a table keeps learning,
-    with `watch` its certificate is tested while it runs.
+    with `watch` its certificate is tested while it runs. Where the ladder takes more than
+    `memory_limit_bytes`, a table that does not learn is replaced by a plan of what stays resident, solved on
+    the same history.
     Raises `PolicyError` or `InputError`.
     """
     if spec is None:
@@ -40,7 +46,22 @@ def choose(
         if adapt:
             blind = myopic(costs, spec.chain_ms(costs), spec.objective)
             return Committee(costs, spec.objective, spec.history, [table, blind])
+        if memory_limit_bytes is not None and not _fits(profile, memory_limit_bytes):
+            return ResidentTable.solve(
+                profile,
+                budgets=[series * costs.latency_ms[0] for series in spec.history],
+                memory=[np.full(2, memory_limit_bytes)],
+                objective=spec.objective,
+                latency=spec.latency,
+            )
         if watch:
             return WatchedTable(spec, profile)
         return table
     return spec
+
+
+def _fits(profile: Profile, memory_limit_bytes: float) -> bool:
+    """Say whether the whole ladder may be resident, or too little is known of it to plan what may."""
+    sizes = [v.memory_bytes or 0 for v in profile.variants]
+    plannable = all(sizes) and profile.cold_stall_ms is not None and len(sizes) <= MOST_VARIANTS
+    return not plannable or sum(sizes) <= memory_limit_bytes

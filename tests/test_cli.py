@@ -79,3 +79,16 @@ def test_asking_where_no_daemon_is_says_so(folder: Path) -> None:
     given = ["--deadline-ms", "50", "--address", f"ipc://{folder}/none"]
     err = run("infer", "cat.jpg", *given, cwd=folder, code=1)
     assert err.count("\n") == 1 and "adaphi serve" in err
+
+
+def test_compare_memory_sets_the_plan_beside_the_rules(folder: Path) -> None:
+    """Traces with memory_bytes give the plan first, the bound last; without the column, one line says so."""
+    rows = [f"{t},{30 + 10 * (t % 3)},{70e6 + 60e6 * (t // 9 % 2)}" for t in range(60)]
+    (folder / "t.csv").write_text("time_s,budget_ms,memory_bytes\n" + "\n".join(rows) + "\n")
+    command = ["compare", "--profile", "profile.json", "--memory", "--train"]
+    outcomes = json.loads(run(*command, "t.csv", "--test", "t.csv", "--json", cwd=folder))
+    assert (outcomes[0]["planner"], outcomes[-1]["planner"]) == ("resident", "clairvoyant")
+    assert all(o["mean_score"] <= outcomes[-1]["mean_score"] + 1e-12 for o in outcomes)
+    assert "clairvoyant" in run(*command, "t.csv", "--test", "t.csv", cwd=folder)
+    plain = run(*command, "examples/trace.csv", "--test", "t.csv", cwd=folder, code=1)
+    assert "no column memory_bytes" in plain and len(plain.splitlines()) == 1

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from adaphi.errors import (
 )
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
+from adaphi.policies import TablePolicy
 
 CONFIG = """
 ladder = "profile.json"
@@ -295,3 +297,41 @@ def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
         assert process.returncode == 0, stderr.decode()
     left = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout
     assert left == b""
+
+
+def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
+    """Real models, memory for two of three: wide budgets are answered by φ = 2, tight ones by φ = 0, and
+    what is resident never takes more than the limit."""
+    port = free_port()
+    text = (Path(__file__).parents[1] / "examples" / "profile.json").read_text()
+    (tmp_path / "profile.json").write_text(text)
+    size = [v["memory_bytes"] for v in json.loads(text)["variants"]]
+    limit_mb = (size[0] + size[2]) / 1e6 + 2
+    (tmp_path / "adaphi.toml").write_text(
+        'policy = "policy.npz"\n'
+        + CONFIG.format(folder=tmp_path, port=port)
+        + f"[worker]\nmemory_limit_mb = {limit_mb}\n"
+    )
+    phases = np.repeat([500.0, 18.0, 500.0, 18.0], 200)
+    TablePolicy.solve(Profile.load(tmp_path / "profile.json"), [phases]).save(
+        tmp_path / "policy.npz"
+    )
+    with start(tmp_path) as process:
+        try:
+            with Client(f"ipc://{tmp_path}/a.sock") as client:
+                client.wait_until_ready(60)
+                counts = []
+                for reading_ms in (500.0, 18.0, 500.0):
+                    answers = [
+                        client.infer(example_image(), deadline_ms=3000, reading_ms=reading_ms)
+                        for _ in range(40)
+                    ]
+                    counts.append(Counter(a.phi for a in answers).most_common(1)[0][0])
+                assert counts == [2, 0, 2]
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                    state = json.load(page)
+                assert state["policy"] == "resident" and 2 in state["resident"]
+                assert sum(size[p] for p in state["resident"]) <= limit_mb * 1e6
+        finally:
+            process.terminate()
+            process.wait(20)

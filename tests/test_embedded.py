@@ -54,6 +54,9 @@ def model(profile: Profile, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Ad
     class Backend:
         name = "timed"
 
+        def prepare(self) -> None:
+            pass
+
         def build(self, variant: Variant) -> TimedRunner:
             return runners[variant.phi]
 

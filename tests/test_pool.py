@@ -41,6 +41,9 @@ class SleepingBackend:
     def __init__(self) -> None:
         self.built: list[int] = []
 
+    def prepare(self) -> None:
+        pass
+
     def build(self, variant: Variant) -> SleepingRunner:
         time.sleep(0.01)
         self.built.append(variant.phi)
@@ -70,6 +73,33 @@ def test_the_least_recently_used_variant_makes_room(backend: SleepingBackend) ->
     assert pool.run(0, x).cold is True and pool.resident == {2, 0}
     assert pool.run(1, x).cold is True and pool.resident == {0, 1}
     assert sum(map(pool.memory_bytes, pool.resident)) <= 50 * MB
+
+
+def test_the_pool_carries_a_plan_out(
+    backend: SleepingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is loaded behind the run and then hot; what is not goes; a failed load stops nothing."""
+    warm = WarmPool(LADDER, backend, memory_limit_bytes=60 * MB)
+    x = np.zeros(1)
+    warm.run(0, x, keep={0, 2})
+    _wait_for(warm, {0, 2})
+    assert not warm.run(2, x, keep={2}).cold and warm.resident == {2}
+    assert warm.run(0, x, keep={2, 1}).cold  # answered cold, not kept
+    _wait_for(warm, {1, 2})
+    assert warm.run(1, x, keep=frozenset()).cold is False and warm.resident == frozenset()
+    monkeypatch.setattr(backend, "build", lambda variant: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        warm.run(0, x, keep={1})
+    warm._runners[0] = SleepingBackend().build(LADDER.variants[0])
+    assert not warm.run(0, x, keep={0, 1}).cold
+    _wait_for(warm, {0})
+
+
+def _wait_for(warm: WarmPool, resident: set[int]) -> None:
+    until = time.monotonic() + 10
+    while (warm.resident != resident or warm.loading) and time.monotonic() < until:
+        time.sleep(0.002)
+    assert warm.resident == resident
 
 
 def test_a_variant_over_the_limit_is_refused_and_the_others_stay(backend: SleepingBackend) -> None:

@@ -139,28 +139,41 @@ def compare(
     miss_cost: MissCost = None,
     switch_cost: SwitchCost = None,
     latency: Latency = "p95",
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Compare what stays resident: traces with memory_bytes."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score every policy on a trace that none has seen.
 
     Every rule, the table, the refreshed table, and the clairvoyant bound. The table is solved, and
-    hysteresis tuned, on the --train traces alone.
+    hysteresis tuned, on the --train traces alone. With --memory the traces have a column memory_bytes,
+    and the plan of what stays resident stands beside the usual eviction rules.
 
     \b
-    Example:
+    Examples:
       adaphi compare --profile profile.json --train monday.csv --test tuesday.csv
+      adaphi compare --profile profile.json --train monday.csv --test tuesday.csv --memory
     """
     from ..model_zoo.profile import Profile
     from ..policies.trace import Trace
+
+    learned = [Trace.read(path) for path in train]
+    scored, costs = Trace.read(test), Profile.load(profile)
+    objective = make_objective(miss_cost, switch_cost)
+    if memory:
+        from ..sim.resident import compare_resident
+
+        outcomes = compare_resident(learned, scored, costs, objective=objective, latency=latency)
+        if as_json:
+            show.print_json([outcome.summary() for outcome in outcomes])
+        else:
+            show.print_table(show.resident_table(scored.name, outcomes))
+        return
     from ..sim.compare import compare as run
 
-    comparison = run(
-        [Trace.read(path) for path in train],
-        Trace.read(test),
-        Profile.load(profile),
-        objective=make_objective(miss_cost, switch_cost),
-        latency=latency,
-    )
+    comparison = run(learned, scored, costs, objective=objective, latency=latency)
     if as_json:
         show.print_json(comparison.summary())
     else:

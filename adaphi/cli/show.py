@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..model_zoo.profile import Profile
     from ..sim.compare import Comparison
     from ..sim.replay import Replay
+    from ..sim.resident import ResidentReplay
 
 Progress = Callable[[int, int, str], None]
 
@@ -125,10 +126,21 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def resident_table(name: str, outcomes: Sequence[ResidentReplay]) -> Table:
+    """Return what stays warm: the plan, the eviction rules from best to worst, the bound."""
+    plan, *rules, bound = outcomes
+    table = make_table(f"{name}: {len(plan.choices)} steps", ["who stays", *SCORES, "loads"])
+    for outcome in (plan, *sorted(rules, key=lambda o: -o.mean_score), bound):
+        table.add_row(outcome.planner, *_scores(outcome), str(outcome.loads))
+        if outcome is plan:
+            table.add_section()
+    return table
+
+
 SCORES = ["mean score", "on time", "switches", "mean quality"]
 
 
-def _scores(outcome: Replay) -> list[str]:
+def _scores(outcome: Replay | ResidentReplay) -> list[str]:
     return [
         f"{outcome.mean_score:.4f}",
         f"{outcome.on_time_share:.1%}",

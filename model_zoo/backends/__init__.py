@@ -1,6 +1,6 @@
 """Backends turn a variant into something that runs; each lives in its own module.
 
-A backend is any object with the two members of `Backend`; a runner any object with those of
+A backend is any object with the members of `Backend`; a runner any object with those of
 `Runner`. Only the modules of the single backends import a framework.
 """
 
@@ -37,6 +37,10 @@ class Backend(Protocol):
     """A way to run variants."""
 
     name: str
+
+    def prepare(self) -> None:
+        """Bring in what all variants share, so that its memory is not taken for the first one's."""
+        ...
 
     def build(self, variant: Variant) -> Runner:
         """Return `variant`, loaded but not warmed; raise `LadderError` if it cannot be had."""

@@ -42,6 +42,12 @@ class TorchBackend:
         self._modules = modules
         self._example = example
 
+    def prepare(self) -> None:
+        """Import timm and the names of its classes, and let torch set up its kernels."""
+        torch.nn.functional.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(8, 3, 3, 3))
+        if self._modules is None:
+            _imagenet_names()  # slow the first time: not a request's to pay
+
     def build(self, variant: Variant) -> Runner:
         """Return `variant` in evaluation mode; raise `LadderError` if it cannot be had."""
         if variant.weights == "module":
@@ -87,7 +93,6 @@ class TimmRunner:
         )
         self.weights_bytes = _bytes_of(self._model)
         self.example = example_image()
-        _imagenet_names()  # slow the first time: not a request's to pay
 
     def __call__(self, x: Array) -> Array:
         """Return the logits (classes,) of an image (height, width, 3) of uint8."""
