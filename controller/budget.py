@@ -55,6 +55,7 @@ class BudgetMonitor:
             slowdown=max([measured_slowdown, *slowdowns]),
             memory_bytes=self._memory_for_variants(memory, resident),
             resident=resident,
+            energy_j=min((s.energy_j for s in seen if s.energy_j is not None), default=None),
         )
 
     def _memory_for_variants(self, memory: Sample | None, resident: frozenset[int]) -> float | None:

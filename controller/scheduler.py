@@ -40,9 +40,10 @@ class Request:
 
 
 class Limits(NamedTuple):
-    """What the budget sources say now: a time budget (ms), the highest φ, the slow-down factor, memory.
+    """What the budget sources say now: a time budget (ms), the highest φ, the slow-down factor, and more.
 
-    `memory_bytes` is what variants may take together, `resident` which are loaded; None: not known.
+    `memory_bytes` is what variants may take together, `resident` which are loaded; `energy_j` is what the
+    battery holds, to last for `left_s`. None: not known.
     """
 
     budget_ms: float | None = None
@@ -50,6 +51,8 @@ class Limits(NamedTuple):
     slowdown: float = 1.0
     memory_bytes: float | None = None
     resident: frozenset[int] | None = None
+    energy_j: float | None = None
+    left_s: float | None = None
 
 
 class Start(NamedTuple):
@@ -162,14 +165,14 @@ class Scheduler:
     def _decide(self, request: Request, now_s: float, limits: Limits) -> Decision:
         if request.phi is not None:
             return self.controller.pin(request.phi)
-        space = limits.memory_bytes, limits.resident
+        more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s
         if request.reading_ms is not None:
-            return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *space))
+            return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
         slack_ms = request.slack_ms(now_s) / limits.slowdown
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
-        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *space))
+        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *more))
 
     def _quickest_ms(self, request: Request, limits: Limits) -> float:
         typical = self.typical_ms

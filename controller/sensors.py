@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
     `slowdown`: how much slower a run would be than on an idle device (≥ 1). `budget_ms`: time for an
     answer. `max_phi`: the highest variant admitted. `available_bytes`: memory that can still be had.
-    `pressure`: share of time in which some work had to wait (0 … 1).
+    `pressure`: share of time in which some work had to wait (0 … 1). `energy_j`: what the battery holds.
     """
 
     slowdown: float | None = None
@@ -29,6 +29,7 @@ class Sample(NamedTuple):
     max_phi: int | None = None
     available_bytes: int | None = None
     pressure: float | None = None
+    energy_j: float | None = None
 
 
 class Sensor(Protocol):
@@ -117,6 +118,39 @@ class MemorySensor:
         return None
 
 
+class BatterySensor:
+    """What the batteries hold together: `energy_now` (µWh), or `charge_now` (µAh) × `voltage_now` (µV)."""
+
+    name = "battery"
+
+    def __init__(self, root: str | Path = "/sys/class/power_supply") -> None:
+        self._root = Path(root)
+
+    def probe(self) -> bool:
+        """Say whether there is a battery that tells."""
+        return self.read(0.0) is not None
+
+    def read(self, now_s: float) -> Sample | None:
+        """Return the joules that are left."""
+        each = [self._energy_j(supply) for supply in sorted(self._root.glob("*"))]
+        held = [energy_j for energy_j in each if energy_j is not None]
+        return Sample(energy_j=sum(held)) if held else None
+
+    @staticmethod
+    def _energy_j(supply: Path) -> float | None:
+        def number(name: str) -> float:
+            return float((supply / name).read_text())
+
+        try:
+            if (supply / "type").read_text().strip() != "Battery":
+                return None
+            if (supply / "energy_now").exists():
+                return number("energy_now") * 1e-6 * 3600
+            return number("charge_now") * 1e-6 * number("voltage_now") * 1e-6 * 3600
+        except (OSError, ValueError):
+            return None
+
+
 class PushedBudget:
     """What an application pushes by `Client.push_budget`; it expires after the time it was given for."""
 
@@ -190,11 +224,13 @@ def make_sensor(source: str) -> Sensor:
         return CpuSensor()
     if source == "memory":
         return MemorySensor()
+    if source == "battery":
+        return BatterySensor()
     if source == "pushed":
         return PushedBudget()
     if source.startswith("trace:"):
         return PlayedTrace(Trace.read(source.removeprefix("trace:")))
     raise ConfigError(
         f"no budget source is called {source!r} - at `$.budget.sources`",
-        help="use cpu, memory, pushed, trace:FILE",
+        help="use cpu, memory, battery, pushed, trace:FILE",
     )

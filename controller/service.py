@@ -16,6 +16,7 @@ from typing import Any
 from ..config import Config
 from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
+from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
 from . import protocol, worker
 from .budget import BudgetMonitor
@@ -83,6 +84,8 @@ class Service:
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self._send = send
         self._now = asyncio.get_running_loop().time
+        horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
+        self._battery_until_s = self._now() + horizon_s
         self._keys = 0
         metrics.start(profile, policy.name)
         metrics.show_active(0)
@@ -230,7 +233,8 @@ class Service:
         self._refuse_running(error)
 
     def _update_limits(self) -> None:
-        self.limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
+        limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
+        self.limits = limits._replace(left_s=max(0.0, self._battery_until_s - self._now()))
 
     def _busy_ms(self, now_s: float) -> float:
         """Return how long the running request will still take."""

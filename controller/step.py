@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..model_zoo.profile import Costs
+from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
 from ..policies.resident import ResidentTable
 from ..policies.watch import WatchedTable
@@ -19,6 +20,9 @@ class Reading(NamedTuple):
     `budget_ms` is time already divided by the slow-down; `max_phi` is the highest variant that memory,
     power and heat admit (None: all). `slack_ms` is what this very request is known to have left, in the
     same unit; None in the frame loop, where nobody knows the budget that the answer will meet.
+
+    For a policy that plans the resident set, `memory_bytes` is what variants may take together and `resident`
+    which are loaded; for one that plans a battery, `energy_j` is what it holds, to last for `left_s`.
     """
 
     budget_ms: float
@@ -26,6 +30,8 @@ class Reading(NamedTuple):
     slack_ms: float | None = None
     memory_bytes: float | None = None
     resident: frozenset[int] | None = None
+    energy_j: float | None = None
+    left_s: float | None = None
 
 
 class Decision(NamedTuple):
@@ -64,7 +70,7 @@ class Controller:
         is sure to be late gives way to the largest smaller one that is not.
         """
         previous, policy, keep = self.active, self.policy, None
-        budget_ms, max_phi, slack_ms, memory_bytes, resident = reading
+        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s = reading
         budget_ms = budget_ms if budget_ms > 0 else 0.0
         need_ms = self._need_ms[previous]
         if isinstance(policy, ResidentTable) and memory_bytes is not None and resident is not None:
@@ -75,6 +81,8 @@ class Controller:
                 # A promise is about budgets that nobody knows yet; where the slack is known there is none.
                 self._watched = slack_ms is None
                 policy = policy if self._watched else policy.lookup
+            elif isinstance(policy, BatteryTable) and energy_j is not None and left_s is not None:
+                policy.review(energy_j, left_s)
             phi = policy.decide(budget_ms, previous)
         if max_phi is not None and phi > max_phi:
             phi = max_phi

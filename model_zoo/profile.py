@@ -175,6 +175,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             cold_stall_ms=cold,
         )
 
+    def joules(self) -> Floats:
+        """Return (M,): the energy of an answer (J); raise `ProfileError` where it is not known."""
+        for variant in self.variants:
+            if variant.energy_mj is None:
+                raise ProfileError(
+                    f"variant {variant.name!r} of profile {self.ladder!r} has no energy_mj",
+                    help="it cannot be measured everywhere: write what you know of the device by hand",
+                )
+        return np.array([v.energy_mj for v in self.variants], dtype=np.float64) / 1e3
+
     def typical_ms(self, latency: str = "p95") -> list[float]:
         """Return the middle latency of each variant: what running slower is measured against."""
         costs = self.costs(latency)

@@ -30,7 +30,8 @@ def choose(
 
     A rule's name, the path of a `policy.npz`, a `TablePolicy`, a policy (returned as it is), or None:
     a table solved here and now on the cautious default chain. With `adapt` a table keeps learning,
-    with `watch` its certificate is tested while it runs. Where the ladder takes more than
+    with `watch` its certificate is tested while it runs. A table with a battery to plan for is watched by the
+    battery's level instead. Where the ladder takes more than
     `memory_limit_bytes`, a table that does not learn is replaced by a plan of what stays resident, solved on
     the same history.
     Raises `PolicyError` or `InputError`.
@@ -42,6 +43,8 @@ def choose(
     elif isinstance(spec, str | Path):
         spec = TablePolicy.load(spec)
     if isinstance(spec, TablePolicy):
+        if spec.battery is not None:
+            return spec.bind_battery(profile)
         table, costs = spec.bind(profile), profile.costs(spec.latency)
         if adapt:
             blind = myopic(costs, spec.chain_ms(costs), spec.objective)

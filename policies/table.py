@@ -6,7 +6,8 @@ on one device serves another one whose ladder has the same ratios; `bind` puts t
 A policy file (`.npz`, schema 1) holds the arrays `edges` (E−1,), `table` (E, M), `counts` and `prior`
 (E, E), `history` (the series it was solved on, one after the other) with `history_rows`, and `meta`, a
 JSON text with the objective, the certificate, the fingerprints of ladder and profile, and the digest:
-SHA-256 over the arrays and the rest of the text.
+SHA-256 over the arrays and the rest of the text. With a battery to plan for, `meta` names it and the arrays
+of its `BatteryPlan` are there too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +28,21 @@ from numpy.typing import NDArray
 
 from ..errors import PolicyError
 from ..model_zoo.profile import Costs, Profile
+from .battery import BatteryPlan, BatteryTable, plan_battery
+from .certificate import Certificate, certify
 from .chain import Chain, default_chain, default_series, fit_chain
-from .frame import Objective, frame_mdp, on_time_probability
+from .frame import Objective, frame_mdp
 from .lookup import Lookup
+from .mdp import Solution
 
 SCHEMA = 1
 _SNAP = 1e-9  # relative: an edge this close to a threshold of the ladder is that threshold
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 _ARRAYS = ("edges", "table", "counts", "prior", "history", "history_rows")
+_BATTERY_ARRAYS = ("prices", "tables", "answer_j", "drain_over_s", "drain_w")
 _HISTORY_ROWS = 20_000  # of each series: what a learning policy can still remember, and more
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What the solver promises on the chain it was given.
-
-    `lower` and `upper` bound the optimal reward a step (the value averaged over states when
-    discounted); the rest is predicted for this policy from its stationary distribution.
-    """
-
-    lower: float
-    upper: float
-    converged: bool
-    on_time_share: float
-    switch_share: float
-    mean_quality: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +59,7 @@ class TablePolicy:
     profile_fingerprint: str
     history: tuple[Floats, ...]
     """The series it was solved on, in costs of φ = 0: where a policy that learns begins."""
+    battery: BatteryPlan | None = None
 
     name = "table"
 
@@ -93,18 +84,46 @@ class TablePolicy:
         if chain is None:
             chain = fit_chain(traces, thresholds) if len(traces) else default_chain(thresholds)
         series = [np.asarray(t, dtype=np.float64) for t in traces] or [default_series(thresholds)]
-        table, certificate = solve_table(costs, chain, objective)
+        table, solution = solve_table(costs, chain, objective)
         return cls(
             table=table,
             chain=chain.scaled(1 / costs.latency_ms[0]),
             objective=objective,
-            certificate=certificate,
+            certificate=certify(costs, chain, solution),
             latency=latency,
             ladder=profile.ladder,
             ladder_fingerprint=profile.ladder_fingerprint,
             profile_fingerprint=profile.fingerprint,
             history=tuple(s[-_HISTORY_ROWS:] / costs.latency_ms[0] for s in series if len(s) >= 2),
         )
+
+    def with_battery(
+        self,
+        profile: Profile,
+        *,
+        battery_j: float,
+        horizon_s: float,
+        period_s: float,
+        drains: Sequence[tuple[Floats, Floats]] = (),
+    ) -> TablePolicy:
+        """Return the same policy with tables by price of energy, so that a battery lasts.
+
+        `battery_j` joules are to last `horizon_s` seconds at one answer every `period_s`; `drains` are
+        recordings (time_s, drain_w) of what everything else takes. Raises `ProfileError` where the energy
+        of an answer is not known, ValueError for numbers that are not finite and above 0.
+        """
+        costs = profile.costs(self.latency)
+        plan = plan_battery(
+            costs,
+            profile.joules(),
+            self.chain_ms(costs),
+            self.objective,
+            battery_j=battery_j,
+            horizon_s=horizon_s,
+            period_s=period_s,
+            drains=drains,
+        )
+        return replace(self, battery=plan)
 
     def chain_ms(self, costs: Costs) -> Chain:
         """Return the chain with its edges in milliseconds of this device.
@@ -121,13 +140,23 @@ class TablePolicy:
 
     def bind(self, profile: Profile) -> Lookup:
         """Return the look-up for this device; raise `PolicyError` if the ladder is another one."""
+        self._check_ladder(profile)
+        return Lookup(self.name, self.chain_ms(profile.costs(self.latency)).edges, self.table)
+
+    def bind_battery(self, profile: Profile) -> BatteryTable:
+        """Return the tables by price for this device; raise `PolicyError` if there are none, or as `bind`."""
+        self._check_ladder(profile)
+        if self.battery is None:
+            raise PolicyError("the policy plans for no battery", help="solve it with --battery-wh")
+        return BatteryTable(self.battery, self.chain_ms(profile.costs(self.latency)).edges)
+
+    def _check_ladder(self, profile: Profile) -> None:
         if profile.ladder_fingerprint != self.ladder_fingerprint:
             raise PolicyError(
                 f"the policy is for ladder {self.ladder!r} ({self.ladder_fingerprint}), "
                 f"the profile for {profile.ladder!r} ({profile.ladder_fingerprint})",
                 help="solve a policy for this profile with `adaphi solve`",
             )
-        return Lookup(self.name, self.chain_ms(profile.costs(self.latency)).edges, self.table)
 
     def to_bytes(self) -> bytes:
         """Return the policy file's content."""
@@ -149,6 +178,10 @@ class TablePolicy:
             "ladder_fingerprint": self.ladder_fingerprint,
             "profile_fingerprint": self.profile_fingerprint,
         }
+        if self.battery is not None:
+            plan = {field.name: getattr(self.battery, field.name) for field in fields(self.battery)}
+            arrays |= {name: plan.pop(name) for name in _BATTERY_ARRAYS}
+            meta["battery"] = plan
         meta["digest"] = _digest(arrays, meta)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
@@ -178,8 +211,9 @@ class TablePolicy:
         """Return the policy that `to_bytes` wrote; raise `PolicyError`."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _ARRAYS}
                 meta = json.loads(str(file["meta"]))
+                names = _ARRAYS + (_BATTERY_ARRAYS if "battery" in meta else ())
+                arrays = {name: file[name] for name in names}
             if meta["schema"] != SCHEMA:
                 raise PolicyError(
                     f"policy schema {meta['schema']} is not known; this version reads {SCHEMA}"
@@ -192,18 +226,21 @@ class TablePolicy:
                     arrays["edges"], arrays["counts"], arrays["prior"], meta["prior_strength"]
                 ),
                 objective=Objective(**meta["objective"]),
-                certificate=Certificate(**meta["certificate"]),
+                certificate=_certificate(meta["certificate"]),
                 latency=meta["latency"],
                 ladder=meta["ladder"],
                 ladder_fingerprint=meta["ladder_fingerprint"],
                 profile_fingerprint=meta["profile_fingerprint"],
                 history=tuple(np.split(arrays["history"], np.cumsum(arrays["history_rows"])[:-1])),
+                battery=BatteryPlan(**meta["battery"], **{n: arrays[n] for n in _BATTERY_ARRAYS})
+                if "battery" in meta
+                else None,
             )
         except PolicyError:
             raise
         except (
             ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError,
-            RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+            RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError,
         ) as error:  # fmt: skip
             why = str(error).partition("\n")[0][:120] or type(error).__name__
             raise PolicyError(f"not a whole policy file ({why})") from None
@@ -213,25 +250,16 @@ class TablePolicy:
 
 def solve_table(
     costs: Costs, chain: Chain, objective: Objective
-) -> tuple[NDArray[np.uint8], Certificate]:
-    """Return the optimal table (E, M) and its certificate for a chain with edges in milliseconds."""
-    mdp = frame_mdp(costs, chain, objective)
-    solution = mdp.solve()
-    occupancy = mdp.occupancy(solution.policy)
-    e, m = np.indices(solution.policy.shape)
-    on_time = on_time_probability(costs, chain)[e, m, solution.policy]
-    share = float((occupancy * on_time).sum())
-    quality = float((occupancy * on_time * costs.quality[solution.policy]).sum())
-    lower, upper = (float(np.mean(bound)) for bound in solution.bounds)
-    certificate = Certificate(
-        lower=lower,
-        upper=upper,
-        converged=solution.converged,
-        on_time_share=share,
-        switch_share=float(occupancy[solution.policy != m].sum()),
-        mean_quality=quality / share if share > 0 else 0.0,
-    )
-    return solution.policy.astype(np.uint8), certificate
+) -> tuple[NDArray[np.uint8], Solution]:
+    """Return the optimal table (E, M) and its solution for a chain with edges in milliseconds."""
+    solution = frame_mdp(costs, chain, objective).solve()
+    return solution.policy.astype(np.uint8), solution
+
+
+def _certificate(meta: dict[str, Any]) -> Certificate:
+    """Return the certificate of a file's text, in which pairs are lists."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()}
+    return Certificate(**values)
 
 
 def _digest(arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> str:
@@ -257,5 +285,17 @@ def _check(policy: TablePolicy) -> None:
         and bool((np.diff(edges) > 0).all())
         and all(len(s) >= 2 and np.isfinite(s).all() and (s >= 0).all() for s in history)
     )
+    plan = policy.battery
+    if plan is not None:
+        prices = len(plan.prices)
+        fits &= (
+            prices > 0
+            and plan.tables.dtype == np.uint8
+            and plan.tables.shape == (prices, *table.shape)
+            and bool((plan.tables < table.shape[1]).all())
+            and plan.answer_j.shape == (prices,)
+            and plan.drain_over_s.shape == plan.drain_w.shape
+            and len(plan.drain_w) > 0
+        )
     if not fits:
         raise PolicyError("the policy's arrays do not fit together")

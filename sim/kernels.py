@@ -77,7 +77,7 @@ def _tally_compiled(budget: Floats, need: Floats, decisions: Bytes, on_time: Cou
 
 @njit(cache=True, nogil=True)
 def _best_path_compiled(
-    budget: Floats, need: Floats, quality: Floats, miss: float, switch: float, out: Bytes
+    budget: Floats, need: Floats, quality: Floats, miss: Floats, switch: float, out: Bytes
 ) -> None:
     variants = len(quality)
     steps = len(out)
@@ -89,7 +89,7 @@ def _best_path_compiled(
         for m in range(variants):
             best = -np.inf
             for a in range(variants):
-                worth = value[a] + (quality[a] if available >= need[m, a] else -miss)
+                worth = value[a] + (quality[a] if available >= need[m, a] else -miss[a])
                 if a != m:
                     worth -= switch
                 if worth > best:
@@ -130,12 +130,16 @@ def best_path(
     budget: Floats,
     need: Floats,
     quality: Floats,
-    miss: float,
+    miss: float | Floats,
     switch: float,
     *,
     compiled: bool = COMPILED,
 ) -> Bytes:
-    """Return the T − 1 decisions with the largest total score, the whole trace known in advance."""
+    """Return the T − 1 decisions with the largest total score, the whole trace known in advance.
+
+    `miss` is the price of a late answer, one for all or (M,) by variant.
+    """
+    miss = np.full(len(quality), miss, dtype=np.float64) if np.ndim(miss) == 0 else np.asarray(miss)
     if compiled:
         out = np.empty(len(budget) - 1, np.uint8)
         _best_path_compiled(budget, need, quality, miss, switch, out)

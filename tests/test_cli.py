@@ -92,3 +92,23 @@ def test_compare_memory_sets_the_plan_beside_the_rules(folder: Path) -> None:
     assert "clairvoyant" in run(*command, "t.csv", "--test", "t.csv", cwd=folder)
     plain = run(*command, "examples/trace.csv", "--test", "t.csv", cwd=folder, code=1)
     assert "no column memory_bytes" in plain and len(plain.splitlines()) == 1
+
+
+def test_a_battery_is_planned_and_simulated(folder: Path) -> None:
+    """`solve --battery-wh` writes a plan, `simulate --battery-wh` plays it beside the clairvoyant."""
+    profile = json.loads((folder / "profile.json").read_text())
+    for variant in profile["variants"]:
+        variant["energy_mj"] = 1000.0 * (variant["phi"] + 1)
+    (folder / "powered.json").write_text(json.dumps(profile))
+    rows = "".join(f"{t},50,{0.5 + (t % 60 < 5)}\n" for t in range(1201))
+    (folder / "day.csv").write_text("time_s,budget_ms,drain_w\n" + rows)
+    solve = ["solve", "--profile", "powered.json", "--trace", "day.csv", "--battery-wh", "0.8"]
+    said = run(*solve, "--until", "20m", "--period-ms", "1000", cwd=folder)
+    assert "0.8 Wh for 0.333333 h: 3 prices of energy, 1 to 3 J an answer" in said
+    play = ["simulate", "--profile", "powered.json", "--trace", "day.csv", "--battery-wh", "0.8"]
+    plan, bound = json.loads(run(*play, "--policy", "policy.npz", "--json", cwd=folder))
+    greedy, _ = json.loads(run(*play, "--policy", "greedy", "--json", cwd=folder))
+    assert plan["lasts"] and bound["lasts"] and not greedy["lasts"]
+    assert greedy["mean_score"] < plan["mean_score"] <= bound["mean_score"] + 1e-9
+    assert "(empty)" in run(*play, "--policy", "greedy", cwd=folder)
+    assert "duration like 8h" in run(*solve, "--until", "soon", cwd=folder, code=1)

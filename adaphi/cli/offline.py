@@ -7,12 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InputError
 from . import show
-from .options import Adapt, Json, Latency, MissCost, ProfileFile, SwitchCost, make_objective
+from .options import (
+    Adapt,
+    BatteryWh,
+    Json,
+    Latency,
+    MissCost,
+    ProfileFile,
+    SwitchCost,
+    make_objective,
+    seconds,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..model_zoo.profile import Profile
+    from ..policies.battery import BatteryPlan
+    from ..policies.frame import Objective
+    from ..policies.table import TablePolicy
+    from ..policies.trace import Trace
 
 Traces = Annotated[
     list[Path] | None,
@@ -39,23 +56,46 @@ def solve(
     discount: Annotated[
         str, typer.Option(help="`average`, or the discount of a step in (0, 1).")
     ] = "average",
+    battery_wh: BatteryWh = None,
+    until: Annotated[
+        str, typer.Option(help="How long the battery has to last: 8h, 90m, 45s.")
+    ] = "8h",
+    period_ms: Annotated[
+        float, typer.Option(help="Time from one answer to the next, for the battery.")
+    ] = 100.0,
     as_json: Json = False,
 ) -> None:
     """Solve the table policy for a profile and budget traces.
 
-    Without a trace, a cautious default chain stands for how budgets move.
+    Without a trace, a cautious default chain stands for how budgets move. With --battery-wh the policy has a
+    table for each price of energy and makes the battery last; traces with a column drain_w say what
+    everything else takes.
 
     \b
-    Example:
+    Examples:
       adaphi solve --profile profile.json --trace monday.csv --trace tuesday.csv -o policy.npz
+      adaphi solve --profile profile.json --trace monday.csv --battery-wh 15 --until 10h
     """
     from ..model_zoo.profile import Profile
     from ..policies.table import TablePolicy
     from ..policies.trace import Trace
 
     objective = make_objective(miss_cost, switch_cost, discount=discount)
-    budgets = [Trace.read(path).budget_ms for path in trace or []]
-    policy = TablePolicy.solve(Profile.load(profile), budgets, objective=objective, latency=latency)
+    traces, costs = [Trace.read(path) for path in trace or []], Profile.load(profile)
+    budgets = [each.budget_ms for each in traces]
+    policy = TablePolicy.solve(costs, budgets, objective=objective, latency=latency)
+    if battery_wh is not None:
+        drains = [(t.time_s, t.columns["drain_w"]) for t in traces if "drain_w" in t.columns]
+        try:
+            policy = policy.with_battery(
+                costs,
+                battery_j=battery_wh * 3600,
+                horizon_s=seconds(until, "--until"),
+                period_s=period_ms / 1e3,
+                drains=drains,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
     policy.save(output)
     promise = policy.certificate
     if as_json:
@@ -69,10 +109,17 @@ def solve(
         f"optimal reward a step between {promise.lower:.9f} and {promise.upper:.9f}"
         + ("" if promise.converged else " (not converged)")
     )
-    typer.echo(
-        f"on that chain: {promise.on_time_share:.1%} on time, "
-        f"{promise.switch_share:.1%} switches, mean quality {promise.mean_quality:.4f}"
+    figures = (
+        ("on time", ".1%", promise.on_time_share, promise.on_time_interval),
+        ("switches", ".1%", promise.switch_share, promise.switch_interval),
+        ("mean quality", ".4f", promise.mean_quality, promise.quality_interval),
     )
+    typer.echo("on that chain, with 95 % intervals for what was counted:")
+    for name, form, expected, interval in figures:
+        low, high = interval or (expected, expected)
+        typer.echo(f"  {name} {expected:{form}} [{low:{form}}, {high:{form}}]")
+    if policy.battery is not None:
+        typer.echo(_battery_line(policy.battery))
 
 
 def simulate(
@@ -80,6 +127,7 @@ def simulate(
     trace: TraceFile,
     policy: PolicyName,
     adapt: Adapt = False,
+    battery_wh: BatteryWh = None,
     miss_cost: MissCost = None,
     switch_cost: SwitchCost = None,
     latency: Latency = "p95",
@@ -93,11 +141,13 @@ def simulate(
 ) -> None:
     """Replay one policy over a budget trace.
 
-    Prices that are not given come from the policy file; for a rule they are 0.5 and 0.01.
+    Prices that are not given come from the policy file; for a rule they are 0.5 and 0.01. With --battery-wh
+    the trace has a column drain_w, and the replay says how long the battery lasts.
 
     \b
     Examples:
       adaphi simulate --profile profile.json --policy policy.npz --trace tuesday.csv
+      adaphi simulate --profile profile.json --policy policy.npz --trace day.csv --battery-wh 15
       adaphi simulate --profile profile.json --policy hysteresis --trace tuesday.csv --json
     """
     from ..model_zoo.profile import Profile
@@ -109,14 +159,13 @@ def simulate(
     chosen = policy if is_rule(policy) else TablePolicy.load(policy)
     default = chosen.objective if isinstance(chosen, TablePolicy) else None
     objective = make_objective(miss_cost, switch_cost, default=default)
-    outcome = replay(
-        Trace.read(trace),
-        Profile.load(profile),
-        chosen,
-        objective=objective,
-        latency=latency,
-        adapt=adapt,
-    )
+    played, costs = Trace.read(trace), Profile.load(profile)
+    if battery_wh is not None:
+        if decisions is not None or picture is not None:
+            raise InputError("--decisions and --picture do not go with --battery-wh")
+        _simulate_battery(played, costs, chosen, battery_wh, objective, latency, adapt, as_json)
+        return
+    outcome = replay(played, costs, chosen, objective=objective, latency=latency, adapt=adapt)
     if decisions is not None:
         outcome.write_decisions(decisions)
     if picture is not None:
@@ -127,6 +176,31 @@ def simulate(
         show.print_json(outcome.summary())
     else:
         show.print_table(show.replay_table(outcome))
+
+
+def _simulate_battery(
+    trace: Trace,
+    profile: Profile,
+    policy: str | TablePolicy,
+    battery_wh: float,
+    objective: Objective,
+    latency: str,
+    adapt: bool,
+    as_json: bool,
+) -> None:
+    from ..policies.choose import choose
+    from ..sim.battery import clairvoyant_battery, replay_battery
+
+    decider = choose(policy, profile, latency=latency, objective=objective, adapt=adapt)
+    battery_j = battery_wh * 3600
+    outcomes = [
+        replay_battery(trace, profile, decider, battery_j, objective=objective, latency=latency),
+        clairvoyant_battery(trace, profile, battery_j, objective=objective, latency=latency)[0],
+    ]
+    if as_json:
+        show.print_json([outcome.summary() for outcome in outcomes])
+    else:
+        show.print_table(show.battery_table(trace.name, outcomes))
 
 
 def compare(
@@ -178,6 +252,16 @@ def compare(
         show.print_json(comparison.summary())
     else:
         show.print_table(show.comparison_table(comparison))
+
+
+def _battery_line(plan: BatteryPlan) -> str:
+    at_first = plan.price_for(plan.battery_j, plan.horizon_s)
+    return (
+        f"{plan.battery_j / 3600:g} Wh for {plan.horizon_s / 3600:g} h: {len(plan.prices)} prices of energy, "
+        f"{plan.answer_j[-1]:.3g} to {plan.answer_j[0]:.3g} J an answer; everything else is reckoned at "
+        f"{plan.drain_ahead_j(plan.horizon_s) / plan.horizon_s:.3g} W, so that it begins at "
+        f"{plan.answer_j[at_first]:.3g} J"
+    )
 
 
 def _learned_from(budgets: list[NDArray[np.float64]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -23,6 +24,7 @@ MissCost: TypeAlias = Annotated[
 SwitchCost: TypeAlias = Annotated[
     float | None, typer.Option("--switch-cost", help="Price of a switch, in quality. [0.01]")
 ]
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Adapt: TypeAlias = Annotated[
     bool, typer.Option("--adapt", help="Let a table keep learning while it runs.")
@@ -37,6 +39,23 @@ Address: TypeAlias = Annotated[
     str | None,
     typer.Option("--address", help="Where the daemon listens: ipc://PATH or tcp://127.0.0.1:PORT."),
 ]
+
+
+BatteryWh: TypeAlias = Annotated[
+    float | None, typer.Option("--battery-wh", help="What the battery holds at the start, in Wh.")
+]
+
+
+def seconds(text: str, option: str) -> float:
+    """Return the seconds of a duration like 8h, 90m, 45s or a bare number of seconds."""
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _SECONDS else (text, "s")
+    try:
+        value = float(number) * _SECONDS[unit]
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{option} {text!r}: expected a duration like 8h, 90m or 45s")
+    return value
 
 
 def make_objective(

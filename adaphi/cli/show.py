@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..model_zoo.profile import Profile
+    from ..sim.battery import BatteryReplay
     from ..sim.compare import Comparison
     from ..sim.replay import Replay
     from ..sim.resident import ResidentReplay
@@ -137,10 +138,19 @@ def resident_table(name: str, outcomes: Sequence[ResidentReplay]) -> Table:
     return table
 
 
+def battery_table(name: str, outcomes: Sequence[BatteryReplay]) -> Table:
+    """Return how long a battery lasted, and at what quality."""
+    table = make_table(f"{name}: one battery", ["policy", *SCORES, "lasted h", "left Wh"])
+    for outcome in outcomes:
+        lasted = f"{outcome.lasted_s / 3600:.2f}" + ("" if outcome.lasts else " (empty)")
+        table.add_row(outcome.policy, *_scores(outcome), lasted, f"{outcome.left_j / 3600:.2f}")
+    return table
+
+
 SCORES = ["mean score", "on time", "switches", "mean quality"]
 
 
-def _scores(outcome: Replay | ResidentReplay) -> list[str]:
+def _scores(outcome: Replay | ResidentReplay | BatteryReplay) -> list[str]:
     return [
         f"{outcome.mean_score:.4f}",
         f"{outcome.on_time_share:.1%}",
