@@ -89,9 +89,14 @@ def _figures(costs: Costs, chain: Chain, policy: NDArray[np.int64], transitions:
         flow[e, m, :, policy] = transition[:, None, :]
         system = np.eye(policy.size) - (1 - _RESTART) * flow.reshape(policy.size, -1)
         start = np.where(m == 0, _RESTART / states, 0.0).reshape(-1)
-        share = np.linalg.solve(system.T, start).reshape(policy.shape)
+        share = np.maximum(np.linalg.solve(system.T, start), 0.0).reshape(policy.shape)
+        share /= share.sum()  # what a restart so seldom leaves of rounding
         on_time = share * at_least(transition, first)[e, m, policy]
         total = float(on_time.sum())
         quality = float((on_time * costs.quality[policy]).sum())
-        figures[d] = total, share[policy != m].sum(), quality / total if total > 0 else 0.0
+        figures[d] = (
+            min(total, 1.0),
+            share[policy != m].sum(),
+            quality / total if total > 0 else 0.0,
+        )
     return figures

@@ -34,6 +34,7 @@ EXTRA_BINS = 24
 _MARGINAL_SHARE = 0.05
 _DEFAULT_ANYWHERE = 0.01
 _POINTS = 9  # points that stand for a bin
+_LARGEST_RATIO = 1e100  # finite, so that nothing times it is nothing
 _RATIOS = 257  # quantiles that stand for all ratios
 
 
@@ -95,7 +96,8 @@ def fit_chain(
     for row in rows:
         where = bins(edges, row)
         np.add.at(counts, (where[:-1], where[1:]), 1.0)
-    ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
+    with np.errstate(over="ignore"):
+        ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
     return Chain(edges, counts, ratio_prior(edges, values, ratios), prior_strength)
 
 
@@ -155,6 +157,7 @@ def ratio_prior(
         return np.tile(marginal, (size, 1))
     if len(ratios) > _RATIOS:
         ratios = np.quantile(ratios, np.linspace(0, 1, _RATIOS), method="inverted_cdf")
+    ratios = np.minimum(ratios, _LARGEST_RATIO)
     low = np.concatenate([[edges[0] / 2], edges])
     high = np.concatenate([edges, [edges[-1] * 1.5]])
     prior = np.empty((size, size))
@@ -165,6 +168,7 @@ def ratio_prior(
             points = inside[picks.round().astype(int)]
         else:
             points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
-        next_bins = bins(edges, np.outer(points, ratios).ravel())
+        with np.errstate(over="ignore"):  # beyond all numbers is in the last bin too
+            next_bins = bins(edges, np.outer(points, ratios).ravel())
         prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
     return (1 - anywhere) * prior + anywhere * marginal
