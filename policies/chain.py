@@ -34,7 +34,7 @@ EXTRA_BINS = 24
 _MARGINAL_SHARE = 0.05
 _DEFAULT_ANYWHERE = 0.01
 _POINTS = 9  # points that stand for a bin
-_LARGEST_RATIO = 1e100  # finite, so that nothing times it is nothing
+_LARGEST = 1e100  # budgets and ratios beyond are taken as this, whose products are still numbers
 _RATIOS = 257  # quantiles that stand for all ratios
 
 
@@ -90,6 +90,7 @@ def fit_chain(
             raise ValueError(f"series {number} needs one axis of finite budgets ≥ 0")
     if not any(len(row) >= 2 for row in rows):
         raise ValueError("a chain needs a trace of at least two rows")
+    rows = [np.minimum(row, _LARGEST) for row in rows]
     values = np.concatenate(rows)
     edges = bin_edges(values, thresholds, extra_bins)
     counts = np.zeros((len(edges) + 1, len(edges) + 1))
@@ -157,7 +158,7 @@ def ratio_prior(
         return np.tile(marginal, (size, 1))
     if len(ratios) > _RATIOS:
         ratios = np.quantile(ratios, np.linspace(0, 1, _RATIOS), method="inverted_cdf")
-    ratios = np.minimum(ratios, _LARGEST_RATIO)
+    ratios = np.minimum(ratios, _LARGEST)
     low = np.concatenate([[edges[0] / 2], edges])
     high = np.concatenate([edges, [edges[-1] * 1.5]])
     prior = np.empty((size, size))
@@ -168,7 +169,6 @@ def ratio_prior(
             points = inside[picks.round().astype(int)]
         else:
             points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
-        with np.errstate(over="ignore"):  # beyond all numbers is in the last bin too
-            next_bins = bins(edges, np.outer(points, ratios).ravel())
+        next_bins = bins(edges, np.outer(points, ratios).ravel())
         prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
     return (1 - anywhere) * prior + anywhere * marginal
