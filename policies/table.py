@@ -89,7 +89,7 @@ class TablePolicy:
             table=table,
             chain=chain.scaled(1 / costs.latency_ms[0]),
             objective=objective,
-            certificate=certify(costs, chain, solution),
+            certificate=certify(costs, chain, solution, series if len(traces) else ()),
             latency=latency,
             ladder=profile.ladder,
             ladder_fingerprint=profile.ladder_fingerprint,

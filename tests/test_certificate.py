@@ -55,6 +55,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say(profile: Profile) -> None
     assert (held / trials >= 0.85).all(), held / trials
 
 
+def test_change_makes_a_promise_less_sure(profile: Profile) -> None:
+    """As many budgets, with the same steps, but calm first and tight last: the share on time is less sure."""
+    calm = np.tile([14.0, 30.0], 600)
+    changed = np.concatenate([np.full(600, 30.0), np.tile([9.0, 14.0], 300)])
+    lengths = []
+    for budgets in (calm, changed):
+        low, high = TablePolicy.solve(profile, [budgets]).certificate.on_time_interval or (0, 0)
+        lengths.append(high - low)
+    assert lengths[1] > lengths[0]
+
+
 def test_more_rows_are_surer(profile: Profile) -> None:
     """Ten times as many rows make every interval shorter."""
     lengths = []

@@ -11,6 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from adaphi.cli.app import app
+from adaphi.model_zoo import Profile
+from adaphi.policies import TablePolicy
+from adaphi.sim import import_raw, replay
 
 ROOT = Path(__file__).parents[1]
 TRACES = ROOT.parent / "shared" / "data" / "traces"
@@ -76,3 +79,28 @@ def test_the_commands_work_on_a_real_trace(name: str, tmp_path: Path) -> None:
     assert {"static:0", "static:1", "static:2", "greedy", "alert", "table", "refreshed"} < set(
         scores
     )
+
+
+@pytest.mark.skipif(not MAPPINGS, reason=f"the real traces are not at {TRACES}")
+def test_most_promises_hold_on_the_half_that_was_not_seen() -> None:
+    """Over real traces of 300 rows and more: two thirds of the second halves, at least, are in the interval."""
+    profile = Profile.load(ROOT / "examples" / "profile.json")
+    held = []
+    for name, mapping in MAPPINGS.items():
+        trace = import_raw(TRACES / name, mapping, median_ms=27.0)
+        if len(trace) >= 300:
+            learned, scored = trace.split()
+            policy = TablePolicy.solve(profile, [learned.budget_ms])
+            promise, outcome = policy.certificate, replay(scored, profile, policy)
+            held.append(
+                [
+                    low <= figure <= high
+                    for figure, (low, high) in (
+                        (outcome.on_time_share, promise.on_time_interval or (1, 0)),
+                        (outcome.switch_share, promise.switch_interval or (1, 0)),
+                        (outcome.mean_quality, promise.quality_interval or (1, 0)),
+                    )
+                ]
+            )
+    shares = [sum(column) / len(held) for column in zip(*held, strict=True)]
+    assert len(held) > 25 and min(shares) > 2 / 3, shares
