@@ -83,7 +83,7 @@ def test_the_commands_work_on_a_real_trace(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MAPPINGS, reason=f"the real traces are not at {TRACES}")
 def test_most_promises_hold_on_the_half_that_was_not_seen() -> None:
-    """Over real traces of 300 rows and more: two thirds of the second halves, at least, are in the interval."""
+    """Over real traces of 300 rows and more: two thirds of the second halves, at least, are in it."""
     profile = Profile.load(ROOT / "examples" / "profile.json")
     held = []
     for name, mapping in MAPPINGS.items():
