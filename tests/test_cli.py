@@ -104,7 +104,7 @@ def test_a_battery_is_planned_and_simulated(folder: Path) -> None:
     (folder / "day.csv").write_text("time_s,budget_ms,drain_w\n" + rows)
     solve = ["solve", "--profile", "powered.json", "--trace", "day.csv", "--battery-wh", "0.8"]
     said = run(*solve, "--until", "20m", "--period-ms", "1000", cwd=folder)
-    assert "0.8 Wh for 0.333333 h: 3 prices of energy, 1 to 3 J an answer" in said
+    assert "0.8 Wh for 0.3333 h: 3 prices of energy, 1 to 3 J an answer" in said
     play = ["simulate", "--profile", "powered.json", "--trace", "day.csv", "--battery-wh", "0.8"]
     plan, bound = json.loads(run(*play, "--policy", "policy.npz", "--json", cwd=folder))
     greedy, _ = json.loads(run(*play, "--policy", "greedy", "--json", cwd=folder))

@@ -88,11 +88,8 @@ def explain(
     else:
         place = f"{edges[broken[0] - 1]:.4g} {unit}"
         typer.echo(f"not monotone: at {place} with φ={broken[1]} active the choice falls")
-    promise = table.certificate
-    typer.echo(
-        f"promised on its chain: {promise.on_time_share:.1%} on time, mean quality "
-        f"{promise.mean_quality:.4f}, {promise.switch_share:.1%} switches"
-    )
+    for line in show.promise_lines(table):
+        typer.echo(line)
     if reasons is not None and given is not None and reading_ms is not None:
         _why(reasons, given, table, reading_ms, active)
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..model_zoo.profile import Profile
-    from ..policies.battery import BatteryPlan
     from ..policies.frame import Objective
     from ..policies.table import TablePolicy
     from ..policies.trace import Trace
@@ -109,17 +108,8 @@ def solve(
         f"optimal reward a step between {promise.lower:.9f} and {promise.upper:.9f}"
         + ("" if promise.converged else " (not converged)")
     )
-    figures = (
-        ("on time", ".1%", promise.on_time_share, promise.on_time_interval),
-        ("switches", ".1%", promise.switch_share, promise.switch_interval),
-        ("mean quality", ".4f", promise.mean_quality, promise.quality_interval),
-    )
-    typer.echo("on that chain, with 95 % intervals for what was counted:")
-    for name, form, expected, interval in figures:
-        low, high = interval or (expected, expected)
-        typer.echo(f"  {name} {expected:{form}} [{low:{form}}, {high:{form}}]")
-    if policy.battery is not None:
-        typer.echo(_battery_line(policy.battery))
+    for line in show.promise_lines(policy):
+        typer.echo(line)
 
 
 def simulate(
@@ -252,16 +242,6 @@ def compare(
         show.print_json(comparison.summary())
     else:
         show.print_table(show.comparison_table(comparison))
-
-
-def _battery_line(plan: BatteryPlan) -> str:
-    at_first = plan.price_for(plan.battery_j, plan.horizon_s)
-    return (
-        f"{plan.battery_j / 3600:g} Wh for {plan.horizon_s / 3600:g} h: {len(plan.prices)} prices of energy, "
-        f"{plan.answer_j[-1]:.3g} to {plan.answer_j[0]:.3g} J an answer; everything else is reckoned at "
-        f"{plan.drain_ahead_j(plan.horizon_s) / plan.horizon_s:.3g} W, so that it begins at "
-        f"{plan.answer_j[at_first]:.3g} J"
-    )
 
 
 def _learned_from(budgets: list[NDArray[np.float64]]) -> str:

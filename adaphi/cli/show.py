@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..model_zoo.profile import Profile
+    from ..policies.table import TablePolicy
     from ..sim.battery import BatteryReplay
     from ..sim.compare import Comparison
     from ..sim.replay import Replay
@@ -99,6 +100,29 @@ def stall_lines(profile: Profile) -> list[str]:
     lines = [f"switching to a warm variant stalls {range_of(profile.stall_ms)}"]
     if profile.cold_stall_ms is not None:
         lines.append(f"switching to an evicted one stalls {range_of(profile.cold_stall_ms)}")
+    return lines
+
+
+def promise_lines(policy: TablePolicy) -> list[str]:
+    """Return what a policy promises, with intervals, and what it plans for a battery, in words."""
+    promise = policy.certificate
+    figures = (
+        ("on time", ".1%", promise.on_time_share, promise.on_time_interval),
+        ("switches", ".1%", promise.switch_share, promise.switch_interval),
+        ("mean quality", ".4f", promise.mean_quality, promise.quality_interval),
+    )
+    lines = ["promised for budgets that move as those it was solved on, with 95 % intervals:"]
+    for name, form, expected, interval in figures:
+        between = "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+        lines.append(f"  {name} {expected:{form}}{between}")
+    if (plan := policy.battery) is not None:
+        drain_w = plan.drain_ahead_j(plan.horizon_s) / plan.horizon_s
+        at_first = plan.answer_j[plan.price_for(plan.battery_j, plan.horizon_s)]
+        lines.append(
+            f"{plan.battery_j / 3600:g} Wh for {plan.horizon_s / 3600:.4g} h: {len(plan.prices)} prices "
+            f"of energy, {plan.answer_j[-1]:.3g} to {plan.answer_j[0]:.3g} J an answer, "
+            f"{at_first:.3g} J at first; everything else is reckoned at {drain_w:.3g} W"
+        )
     return lines
 
 
