@@ -186,7 +186,6 @@ class SwitchingMDP:
         self, tol: float = 1e-9, max_iter: int = 10_000, *, compiled: bool = kernels.COMPILED
     ) -> Solution:
         """Return an optimal policy and its certificate; see the module's docstring for the method."""
-        scale = largest(self.payoff)
         d = np.zeros(self.payoff.shape[:2])
         iterations = 0
         inner = min(tol, 1e-7)
@@ -195,8 +194,9 @@ class SwitchingMDP:
             if compiled:
                 solution = self._solve_compiled(tol, inner, min(left, _COMPILED_SWEEPS), iterations)
             else:
-                d, used = resting(self._recursion(), d, 0.01 * inner * scale, left)
-                solution = self._completed(d, tol, 0.01 * inner * scale, iterations + used)
+                precision = 0.01 * inner * largest(self.payoff)
+                d, used = resting(self._recursion(), d, precision, left)
+                solution = self._completed(d, tol, precision, iterations + used)
             iterations = solution.iterations
             if solution.converged or iterations >= max_iter or inner < 1e-15:
                 return solution
@@ -226,9 +226,9 @@ class SwitchingMDP:
         gap = (high - low) * self._gamma / (1 - self._gamma)
         return Solution(value, policy, None, (lower, upper), used, gap <= tol * max(1.0, extent))
 
-    def _completed(self, d: Floats, tol: float, level_tol: float, iterations: int) -> Solution:
+    def _completed(self, d: Floats, tol: float, precision: float, iterations: int) -> Solution:
         """Complete d to V, and back it up once by (1)."""
-        v, gain = self._level(self.bellman_operator(d)[:, 0], level_tol)
+        v, gain = self._level(self.bellman_operator(d)[:, 0], precision)
         value = v[:, None] + d
         backed_up = self.bellman_operator(value)
         policy = self.greedy(value)
