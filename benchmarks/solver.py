@@ -1,115 +1,110 @@
-"""Solving the switching problem: milliseconds beside QuantEcon and mdpsolver on identical instances."""
+"""Solving the switching problem: milliseconds beside QuantEcon, mdpsolver, pymdptoolbox; a million states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
-from quantecon.markov import DiscreteDP
+import scipy.sparse
 
-from adaphi.policies import SwitchingMDP, kernels
+from adaphi.policies import Banded, Solution, SwitchingMDP, kernels
 
+from . import large, peers
 from .harness import Row, seconds
+from .peers import TOLERANCE
+from .problems import ar1, rewards, walk
 
-TOLERANCE = 1e-6
-MOST_LISTED_STATES = 1000  # mdpsolver takes lists of Python floats: tens of millions beyond this
-TARGETS = {32: "≥ 15 ×", 100: "≥ 20 ×", 1000: "≥ 50 ×"}
+REACH = 5  # bins that the banded budget moves a step, at most
+TARGETS = {
+    ("compiled", "discounted"): {32: "≥ 15 ×", 100: "≥ 20 ×", 1000: "≥ 50 ×", 5000: "≥ 8 ×"},
+    ("compiled", "average"): {32: "≥ 60 ×", 100: "≥ 60 ×", 1000: "≥ 60 ×"},
+    ("numpy", "discounted"): {100: "≥ 3 ×", 1000: "≥ 4 ×"},
+    ("numpy", "average"): {},
+}
+QUICK = [("dense", 10, 3, 0.99), ("dense", 10, 3, None), ("banded", 400, 3, 0.99)]
+FULL = [
+    ("dense", 10, 3, 0.99), ("dense", 32, 3, 0.99), ("dense", 32, 8, 0.99), ("dense", 100, 3, 0.99),
+    ("dense", 100, 8, 0.99), ("dense", 1000, 3, 0.99), ("banded", 5000, 3, 0.99), ("banded", 5000, 8, 0.99),
+    ("dense", 32, 3, None), ("dense", 100, 3, None), ("dense", 1000, 3, None),
+]  # fmt: skip
+LARGE = [
+    ("banded", 333_333, 3, 0.99), ("banded", 333_333, 3, None), ("banded", 125_000, 8, 0.99),
+    ("banded", 125_000, 8, None), ("kronecker", 50**3, 8, 0.99), ("kronecker", 50**3, 8, None),
+]  # fmt: skip
+
+
+def name(kind: str, states: int, variants: int, discount: float | None) -> str:
+    """Return how a problem is called in the table."""
+    structure = "" if kind == "dense" else f"{kind}, "
+    criterion = "average" if discount is None else f"γ = {discount}"
+    return f"{structure}E = {states}, M = {variants}, {criterion}"
 
 
 def instance(
-    states: int, variants: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (P, r, C) of budgets that move as an AR(1), with rewards that rise with both."""
-    level = np.linspace(-3, 3, states)
-    density = np.exp(-0.5 * ((level[None, :] - 0.95 * level[:, None]) / 0.3) ** 2) + 1e-12
-    transition = density / density.sum(axis=1, keepdims=True)
-    on_time = 1 / (1 + np.exp(-3 * (level[:, None] - np.linspace(-2, 2, variants)[None, :])))
-    quality = np.linspace(0.7, 0.8, variants)
-    noise = np.random.default_rng(seed).normal(0, 1e-3, on_time.shape)
-    reward = quality * on_time - 0.5 * (1 - on_time) + noise
-    return transition, reward, 0.05 * (1 - np.eye(variants))
+    kind: str, states: int, variants: int, discount: float | None
+) -> tuple[SwitchingMDP, peers.Flat]:
+    """Return the problem in our form and in the general one."""
+    reward, cost = rewards(np.linspace(-3, 3, states), variants)
+    if kind == "dense":
+        chain, array = ar1(states), ar1(states)
+    else:
+        chain = Banded(walk(states, REACH), REACH)
+        e, j = np.nonzero(chain.moves)
+        array = scipy.sparse.csr_matrix((chain.moves[e, j], (e, e + chain.offsets[j])))
+    return SwitchingMDP(chain, reward, cost, discount), peers.flat(array, reward, cost)
 
 
-def flat(
-    transition: np.ndarray, reward: np.ndarray, cost: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (R (S, A), Q (S, A, S)) with S = E M: the form that a general solver takes."""
-    states, variants = reward.shape
-    r = (reward[:, None, :] - cost[None]).reshape(states * variants, variants)
-    q = np.zeros((states, variants, variants, states, variants))
-    for a in range(variants):
-        q[:, :, a, :, a] = transition[:, None, :]
-    return r, q.reshape(states * variants, variants, states * variants)
+def same(solution: Solution, theirs: np.ndarray, problem: peers.Flat) -> bool:
+    """Say whether a peer found the same value, or the same gain on average."""
+    if solution.gain is None:
+        scale = max(1.0, float(np.abs(solution.value).max()))
+        return float(np.abs(solution.value.ravel() - theirs).max()) < 10 * TOLERANCE * scale
+    low, high = problem.gain_bounds(theirs)
+    return low - TOLERANCE <= solution.gain <= high + TOLERANCE and high - low < 10 * TOLERANCE
 
 
-def quantecon(
-    r: np.ndarray, q: np.ndarray, discount: float
-) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """Return QuantEcon's two methods that are exact or nearly so."""
-    ddp = DiscreteDP(r, q, discount)
-    methods = ("policy_iteration", "modified_policy_iteration")
-    return [
-        (f"QuantEcon {m}", lambda m=m: ddp.solve(method=m, epsilon=TOLERANCE).sigma)
-        for m in methods
-    ]
-
-
-def mdpsolver(
-    r: np.ndarray, q: np.ndarray, discount: float
-) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """Return mdpsolver's modified policy iteration, if it is installed, begun from nothing each time.
-
-    Left to itself a second `solve` begins where the first one ended, and measures nothing.
-    """
-    try:
-        import mdpsolver as peer
-    except ImportError:
-        return []
-    states, actions, _ = q.shape
-    if states > MOST_LISTED_STATES:
-        return []
-    model = peer.model()
-    columns = [[np.flatnonzero(q[s, a]).tolist() for a in range(actions)] for s in range(states)]
-    chances = [[q[s, a][q[s, a] != 0].tolist() for a in range(actions)] for s in range(states)]
-    model.mdp(discount=discount, rewards=r.tolist(), tranMatProbs=chances, tranMatColumns=columns)
-    nothing = {"initPolicy": [0] * states, "initValueVector": [0.0] * states}
-
-    def run() -> np.ndarray:
-        model.solve(algorithm="mpi", tolerance=TOLERANCE, parallel=False, **nothing)
-        return np.array([model.getAction(s) for s in range(states)])
-
-    return [("mdpsolver mpi", run)]
-
-
-def row(states: int, variants: int, discount: float, compiled: bool) -> Row:
-    """Solve one instance with all; check that the policies are worth the same; return the best peer."""
-    transition, reward, cost = instance(states, variants)
-    mdp = SwitchingMDP(transition, reward, cost, discount)
-    r, q = flat(transition, reward, cost)
-    peers = quantecon(r, q, discount) + mdpsolver(r, q, discount)
-    value = mdp.evaluate(mdp.solve(tol=TOLERANCE, compiled=compiled).policy)
-    for name, run_peer in peers:
-        theirs = mdp.evaluate(run_peer().reshape(states, variants))
-        assert np.abs(theirs - value).max() < 1e-3 * np.abs(value).max(), name
-    ours, *others = seconds(
-        lambda: mdp.solve(tol=TOLERANCE, compiled=compiled),
-        *(run_peer for _, run_peer in peers),
+def rows(kind: str, states: int, variants: int, discount: float | None) -> Iterator[Row]:
+    """Solve one instance with all in turns; check that all found the same; compare with the best peer."""
+    mdp, problem = instance(kind, states, variants, discount)
+    dense = kind == "dense"
+    others = peers.mdpsolver(problem, discount)
+    if discount is None:
+        others += peers.mdptoolbox(problem, True) + peers.mdptoolbox(problem, False)
+    else:
+        others += peers.quantecon(problem, discount, dense)
+    forms = [True, False] if kernels.COMPILED else [False]
+    for compiled in forms:
+        solution = mdp.solve(tol=TOLERANCE, compiled=compiled)
+        assert solution.converged
+    for peer, solve in others:
+        assert same(solution, solve(), problem), peer
+    taken = seconds(
+        *(lambda c=c: mdp.solve(tol=TOLERANCE, compiled=c) for c in forms),
+        *(solve for _, solve in others),
         repeat=3 if states > 100 else 5,
         number={10: 100, 32: 50, 100: 5}.get(states, 1),  # long turns: caches warm for each alike
     )
-    best = min(range(len(peers)), key=others.__getitem__)
-    form = "compiled" if compiled else "numpy"
-    return Row(
-        f"E = {states}, M = {variants}, γ = {discount}, {form}",
-        ours * 1e3, "ms", "less", peers[best][0], others[best] * 1e3,
-        TARGETS.get(states, "") if compiled else {100: "≥ 3 ×", 1000: "≥ 4 ×"}.get(states, ""),
-    )  # fmt: skip
+    milliseconds = [1e3 * each for each in taken]
+    ranked = zip(milliseconds[len(forms) :], [peer for peer, _ in others], strict=True)
+    theirs, best = min(ranked, default=(None, ""))
+    for compiled, ours in zip(forms, milliseconds, strict=False):
+        form = "compiled" if compiled else "numpy"
+        target = TARGETS[form, "discounted" if discount else "average"].get(states, "")
+        label = f"{name(kind, states, variants, discount)}, {form}"
+        yield Row(label, ours, "ms", "less", best, theirs, target)
+
+
+def large_rows(kind: str, states: int, variants: int, discount: float | None) -> Iterator[Row]:
+    """Solve a million states in a process of its own: seconds and peak memory."""
+    took, memory = large.measure(kind, states, variants, discount)
+    label = name(kind, states, variants, discount)
+    yield Row(label, took, "s", "less", target="≤ 2 s")
+    yield Row(f"{label}: peak", memory, "GB", "less", target="≤ 0.5 GB")
 
 
 def run(quick: bool = False) -> list[Row]:
     """Return the figures; building the peers' arrays is not counted."""
-    sizes = [(10, 3, 0.99)] if quick else [
-        (10, 3, 0.99), (32, 3, 0.99), (32, 8, 0.99), (100, 3, 0.99), (100, 8, 0.99), (1000, 3, 0.99),
-    ]  # fmt: skip
-    forms = [True, False] if kernels.COMPILED else [False]
-    return [row(*size, compiled) for size in sizes for compiled in forms]
+    figures = [row for size in (QUICK if quick else FULL) for row in rows(*size)]
+    if not quick and kernels.COMPILED:
+        figures += [row for size in LARGE for row in large_rows(*size)]
+    return figures

@@ -8,12 +8,15 @@ from .committee import Committee
 from .frame import Objective, frame_mdp
 from .lookup import Lookup, Policy
 from .mdp import Solution, SwitchingMDP
+from .operators import Banded, Kronecker
 from .rules import rule
 from .table import TablePolicy
 
 __all__ = [
+    "Banded",
     "Chain",
     "Committee",
+    "Kronecker",
     "Lookup",
     "Objective",
     "Policy",

@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model_zoo.profile import Costs
+from .differences import settle
 from .frame import Objective, at_least, expected_reward
 from .lookup import EDGE_TOLERANCE, Policy
-from .mdp import settle
 from .rules import Alert, greedy, static
 from .view import View, fit_view
 

@@ -14,27 +14,16 @@ d(e, 0) = 0 is never stored or multiplied: d is (M − 1, E) here, so that rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from .anderson import MEMORY, RESETS
+from .jit import COMPILED as COMPILED
+from .jit import MATH, njit
+from .linear import eliminate, gmres
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-njit: Callable[..., Any]
-try:
-    import scipy.linalg  # noqa: F401  numba's linear algebra stands on it
-    from numba import njit
-
-    COMPILED = True
-except ImportError:  # the extra `fast` is not installed; `solve` is never called
-    COMPILED = False
-
-    def njit(**_: Any) -> Any:
-        return lambda function: function
-
 
 DIRECT_STATES = 300
 DIRECT_UNKNOWNS = 1500
@@ -44,19 +33,12 @@ POLICIES = 30
 """Policies that are tried before policy iteration gives way."""
 WHISKER = 1e-7
 """The discount taken off where a policy's differences do not exist without one."""
+TIE = 1e-9
+"""Relative: a switch has to gain more than this."""
 _OWN_STATES = 64  # up to here LAPACK's calls cost more than they save
-_MEMORY = 6  # differences that Anderson acceleration combines
-_RESETS = 3  # of the acceleration, then plain averaged steps
-_TIE = 1e-9  # relative: a switch has to gain more than this
-_MATH = {
-    "reassoc",
-    "contract",
-    "nsz",
-    "arcp",
-}  # sums may be reordered; NaN and infinity keep their meaning
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _product(transition: Floats, d: Floats, out: Floats) -> None:
     """out (E, K) ← P dᵀ for d (K, E)."""
     states, columns = transition.shape[0], d.shape[0]
@@ -78,8 +60,8 @@ def _product(transition: Floats, d: Floats, out: Floats) -> None:
             out[e, k] = total
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
-def _sweep(payoff: Floats, gamma: float, ahead: Floats, image: Floats) -> Floats:
+@njit(cache=True, nogil=True, fastmath=MATH)
+def sweep(payoff: Floats, gamma: float, ahead: Floats, image: Floats) -> Floats:
     """image (K, E) ← right side of (2) for ahead = P d (E, K); return t(·, 0)."""
     states, variants, _ = payoff.shape
     base = np.empty(states)
@@ -95,8 +77,8 @@ def _sweep(payoff: Floats, gamma: float, ahead: Floats, image: Floats) -> Floats
     return base
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
-def _greedy(payoff: Floats, gamma: float, ahead: Floats, tie: float) -> Ints:
+@njit(cache=True, nogil=True, fastmath=MATH)
+def greedy(payoff: Floats, gamma: float, ahead: Floats, tie: float) -> Ints:
     """Return the best actions (E, M) for ahead = P d (E, K): of equal ones the active, else the first."""
     states, variants, _ = payoff.shape
     policy = np.empty((states, variants), np.int64)
@@ -118,7 +100,7 @@ def _greedy(payoff: Floats, gamma: float, ahead: Floats, tie: float) -> Ints:
     return policy
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _evaluate(payoff: Floats, transition: Floats, gamma: float, policy: Ints, d: Floats) -> bool:
     """d (K, E) ← the exact differences under a policy; return whether there was a solution."""
     states, variants = policy.shape
@@ -152,7 +134,7 @@ def _evaluate(payoff: Floats, transition: Floats, gamma: float, policy: Ints, d:
                         right[u] += weight * d[a - 1, f]
                     else:
                         system[u, place[a - 1, f]] -= weight
-    if not _eliminate(system, right):
+    if not eliminate(system, right):
         return False
     for e in range(states):
         for m in range(1, variants):
@@ -161,37 +143,7 @@ def _evaluate(payoff: Floats, transition: Floats, gamma: float, policy: Ints, d:
     return True
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
-def _eliminate(system: Floats, right: Floats) -> bool:
-    """Solve a small system in place (right ← solution), with pivoting; return False if it is singular."""
-    size = len(right)
-    for k in range(size):
-        pivot = k
-        for i in range(k + 1, size):
-            if abs(system[i, k]) > abs(system[pivot, k]):
-                pivot = i
-        if abs(system[pivot, k]) < 1e-12:
-            return False
-        if pivot != k:
-            for j in range(k, size):
-                system[k, j], system[pivot, j] = system[pivot, j], system[k, j]
-            right[k], right[pivot] = right[pivot], right[k]
-        inverse = 1.0 / system[k, k]
-        for i in range(k + 1, size):
-            factor = system[i, k] * inverse
-            if factor != 0.0:
-                for j in range(k + 1, size):
-                    system[i, j] -= factor * system[k, j]
-                right[i] -= factor * right[k]
-    for k in range(size - 1, -1, -1):
-        total = right[k]
-        for j in range(k + 1, size):
-            total -= system[k, j] * right[j]
-        right[k] = total / system[k, k]
-    return True
-
-
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _by_policies(
     payoff: Floats, transition: Floats, gamma: float, tie: float, d: Floats, ahead: Floats
 ) -> tuple[int, bool]:
@@ -199,10 +151,10 @@ def _by_policies(
     image = np.empty_like(d)
     for _ in range(SWEEPS):
         _product(transition, d, ahead)
-        _sweep(payoff, gamma, ahead, image)
+        sweep(payoff, gamma, ahead, image)
         d[:] = image
     _product(transition, d, ahead)
-    policy = _greedy(payoff, gamma, ahead, tie)
+    policy = greedy(payoff, gamma, ahead, tie)
     for tried in range(POLICIES):
         # Where two variants never merge under this policy the average has no d; a whisker of
         # discount has.
@@ -210,7 +162,7 @@ def _by_policies(
         if not exact and not _evaluate(payoff, transition, gamma * (1 - WHISKER), policy, d):
             break
         _product(transition, d, ahead)
-        better = _greedy(payoff, gamma, ahead, tie)
+        better = greedy(payoff, gamma, ahead, tie)
         same = True
         for e in range(policy.shape[0]):
             for m in range(policy.shape[1]):
@@ -221,7 +173,7 @@ def _by_policies(
     return SWEEPS + POLICIES, False
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _by_sweeps(
     payoff: Floats,
     transition: Floats,
@@ -234,13 +186,13 @@ def _by_sweeps(
     """Sweeps of (2) with Anderson acceleration, safeguarded; return how many."""
     columns, states = d.shape
     size = columns * states
-    points = np.zeros((_MEMORY + 1, size))
-    images = np.zeros((_MEMORY + 1, size))
+    points = np.zeros((MEMORY + 1, size))
+    images = np.zeros((MEMORY + 1, size))
     image = np.empty_like(d)
     held, best, resets = 0, np.inf, 0
     for step in range(1, max_iter + 1):
         _product(transition, d, ahead)
-        _sweep(payoff, gamma, ahead, image)
+        sweep(payoff, gamma, ahead, image)
         residual = 0.0
         for k in range(columns):
             for e in range(states):
@@ -252,12 +204,12 @@ def _by_sweeps(
             held = 0
             resets += 1
         best = min(best, residual)
-        if resets > _RESETS:
+        if resets > RESETS:
             d[:] = 0.5 * (d + image)
             continue
-        if held == _MEMORY + 1:
+        if held == MEMORY + 1:
             points[:-1], images[:-1] = points[1:].copy(), images[1:].copy()
-            held = _MEMORY
+            held = MEMORY
         points[held], images[held] = d.reshape(size), image.reshape(size)
         held += 1
         if held == 1:
@@ -276,78 +228,19 @@ def _by_sweeps(
                 normal[j, i] = normal[i, j]
         for i in range(held - 1):
             normal[i, i] *= 1 + 1e-12
-        if _eliminate(normal, right):
+        if eliminate(normal, right):
             for i in range(held - 1):
                 mix -= right[i] * (images[i + 1] - images[i])
         d[:] = mix.reshape(d.shape)
     return max_iter
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
-def _gmres(transition: Floats, gamma: float, average: bool, right: Floats, tol: float) -> Floats:
-    """Solve (I − γ P) v = right, or for the average with v(0)'s column left to the gain."""
-    states, most = len(right), 80
-    x = np.zeros(states)
-    out = np.empty(states)
-    for _ in range(20):
-        r = right - _apply(transition, gamma, average, x, out)
-        norm = np.sqrt((r * r).sum())
-        if norm <= tol:
-            return x
-        basis = np.empty((most + 1, states))
-        h = np.zeros((most + 1, most))
-        cosine, sine, g = np.zeros(most), np.zeros(most), np.zeros(most + 1)
-        basis[0], g[0] = r / norm, norm
-        used = 0
-        for k in range(most):
-            w = _apply(transition, gamma, average, basis[k], out).copy()
-            for i in range(k + 1):
-                h[i, k] = (w * basis[i]).sum()
-                w -= h[i, k] * basis[i]
-            h[k + 1, k] = np.sqrt((w * w).sum())
-            if h[k + 1, k] > 0:
-                basis[k + 1] = w / h[k + 1, k]
-            for i in range(k):
-                a, b = h[i, k], h[i + 1, k]
-                h[i, k], h[i + 1, k] = cosine[i] * a + sine[i] * b, cosine[i] * b - sine[i] * a
-            length = np.sqrt(h[k, k] ** 2 + h[k + 1, k] ** 2)
-            cosine[k], sine[k] = h[k, k] / length, h[k + 1, k] / length
-            h[k, k] = length
-            g[k], g[k + 1] = cosine[k] * g[k], -sine[k] * g[k]
-            used = k + 1
-            if abs(g[k + 1]) <= 0.5 * tol:
-                break
-        y = np.zeros(used)
-        for k in range(used - 1, -1, -1):
-            total = g[k]
-            for j in range(k + 1, used):
-                total -= h[k, j] * y[j]
-            y[k] = total / h[k, k]
-        for k in range(used):
-            x += y[k] * basis[k]
-    return x
-
-
-@njit(cache=True, nogil=True, fastmath=_MATH)
-def _apply(transition: Floats, gamma: float, average: bool, x: Floats, out: Floats) -> Floats:
-    states = len(x)
-    for e in range(states):
-        total = 0.0
-        row = transition[e]
-        for f in range(states):
-            total += row[f] * x[f]
-        out[e] = x[e] - gamma * total
-        if average:  # column 0 of I − P is replaced by ones
-            out[e] += row[0] * x[0] + x[0] - (x[0] if e == 0 else 0.0)
-    return out
-
-
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _level(transition: Floats, gamma: float, average: bool, base: Floats, tol: float) -> Floats:
     """Solve (I − γ P) v = base, or for the average with v(0)'s column left to the gain."""
     states = len(base)
     if states > DIRECT_STATES:
-        long_way: Floats = _gmres(transition, gamma, average, base, tol)
+        long_way: Floats = gmres(transition, gamma, average, base, tol)
         return long_way
     system = np.empty((states, states))
     for e in range(states):
@@ -359,11 +252,11 @@ def _level(transition: Floats, gamma: float, average: bool, base: Floats, tol: f
     if states > _OWN_STATES:
         return np.asarray(np.linalg.solve(system, base), dtype=np.float64)
     v = base.copy()
-    _eliminate(system, v)
+    eliminate(system, v)
     return v
 
 
-@njit(cache=True, nogil=True, fastmath=_MATH)
+@njit(cache=True, nogil=True, fastmath=MATH)
 def solve(
     transition: Floats, payoff: Floats, gamma: float, average: bool, tol: float, max_iter: int
 ) -> tuple[Floats, Ints, Floats, Floats, float, float, float, float, int]:
@@ -377,7 +270,7 @@ def solve(
         for m in range(variants):
             for a in range(variants):
                 largest = max(largest, abs(payoff[e, m, a]))
-    tie = _TIE * largest
+    tie = TIE * largest
     d = np.zeros((variants - 1, states))
     ahead = np.zeros((states, variants - 1))
     used, exact = 0, False
@@ -387,7 +280,7 @@ def solve(
         used += _by_sweeps(payoff, transition, gamma, tol * largest, max_iter, d, ahead)
         _product(transition, d, ahead)
     image = np.empty_like(d)
-    base = _sweep(payoff, gamma, ahead, image)
+    base = sweep(payoff, gamma, ahead, image)
     v = _level(transition, gamma, average, base, 0.1 * tol * largest)
     gain = 0.0
     if average:
@@ -415,5 +308,5 @@ def solve(
         for m in range(variants):
             lower[e, m], upper[e, m] = value[e, m] + below, value[e, m] + above
             value[e, m] += centre
-    policy = _greedy(payoff, gamma, ahead, tie)
+    policy = greedy(payoff, gamma, ahead, tie)
     return value, policy, lower, upper, low, high, gain, extent, used
