@@ -16,8 +16,8 @@ evicted. The world shows a budget of time and one of memory (bytes), both one st
 What is left of K depends on x and on the memory that came, which is part of the world e. So with R(e, x) the
 set that is left, r(e, x, x′) = r(e, a, R(e, x), x′) is an ordinary reward, and x′ follows x whatever the
 world does: the problem of `mdp` with M 2^M "variants". Time and memory are taken to move independently,
-P = P_time ⊗ P_memory. Every need is an edge of the bins of time and the size of every set one of those of
-memory, so all probabilities are sums of whole bins.
+P = P_time ⊗ P_memory (`operators`). Every need is an edge of the bins of time and the size of every set one
+of those of memory, so all probabilities are sums of whole bins.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from ..model_zoo.profile import Costs, MemoryCosts, Profile, distinct
 from .chain import Chain, default_chain, fit_chain
 from .frame import Objective, at_least, expected_reward
 from .lookup import EDGE_TOLERANCE, bins
-from .mdp import settle
+from .mdp import SwitchingMDP
+from .operators import Kronecker
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,8 +49,7 @@ LOAD_COST = 1e-4
 """Price, in quality, of a load or an eviction: so that nothing is moved for next to nothing."""
 _EXTRA_BINS = 12
 _FORBIDDEN = 10.0  # times the range of all rewards: more than any future makes up for
-_SETTLED = 1e-6  # how far the differences between choices are solved, in units of quality
-_MOST_SWEEPS = 2000
+_SETTLED = 1e-4  # how near the optimum is solved for, in units of quality
 
 
 @dataclass(frozen=True)
@@ -236,11 +236,10 @@ def _solve(residency: Residency, time: Chain, space: Chain, objective: Objective
     left = residency.left[residency.level(low)]  # (E_memory, X)
     state = np.tile(residency.answering * sets + left, (len(time.edges) + 1, 1))  # (E, X)
     payoff = np.take_along_axis(reward, state[:, :, None], axis=1)
-    transition = np.asarray(np.kron(time.transition, space.transition), dtype=np.float64)
+    world = Kronecker([time.transition, space.transition])
+    mdp = SwitchingMDP(world, payoff, np.zeros((x, x)), objective.discount)
     gamma = 1.0 if objective.discount is None else objective.discount
-    nothing = np.zeros(state.shape)
-    d, _ = settle(payoff, transition, gamma, nothing, _SETTLED, _MOST_SWEEPS)
-    worth = reward + gamma * (transition @ d)[:, None, :]
+    worth = reward + gamma * (world @ mdp.solve(tol=_SETTLED).value)[:, None, :]
     best: Ints = worth.argmax(axis=2)
     return best.reshape(len(time.edges) + 1, len(space.edges) + 1, x)
 
