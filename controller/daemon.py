@@ -36,6 +36,7 @@ from ..policies.choose import choose
 from ..policies.frame import Objective
 from . import http, protocol, worker
 from .metrics import Metrics
+from .notify import Notifier, Watchdog
 from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
 from .pump import Pump
 from .sensors import PushedBudget, make_sensor
@@ -48,6 +49,8 @@ SWEEP_S = 0.02
 """How often waiting requests are looked through for expired ones."""
 FIRST_GUESS_S = 10.0
 """How long a worker is taken to need until it is warm, before one ever was."""
+PATIENCE_S = 120
+"""How much longer a service manager is asked to wait at each sign that the start goes on."""
 
 
 class Daemon:
@@ -63,6 +66,8 @@ class Daemon:
         self.pushed = next((s for s in self.sensors if isinstance(s, PushedBudget)), None)
         self.service: Service | None = None  # exists from the first warm worker on
         self.draining = False
+        self.notifier = Notifier()
+        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0
@@ -116,6 +121,7 @@ class Daemon:
         """Read the sensors and sweep the queue until it is time to stop; the rest is callbacks."""
         next_reading_s = 0.0
         while not self.stopping.is_set():
+            self.watchdog.beat(self.loop.time())
             if self.service is not None:
                 self.service.sweep()
                 if self.loop.time() >= next_reading_s:
@@ -127,6 +133,7 @@ class Daemon:
     async def _drain(self) -> None:
         """Accept nothing new; finish what was accepted, for `drain_s` at most."""
         self.draining = True
+        self.notifier.tell(STOPPING=1, STATUS="answering what was accepted")
         until_s = self.loop.time() + self.config.queue.drain_s
         while self.service is not None and not self.service.idle and self.loop.time() < until_s:
             self.service.sweep()
@@ -204,6 +211,7 @@ class Daemon:
 
     def _on_worker_message(self, kind: bytes, frames: list[Any]) -> None:
         header, tensor = bytes(frames[0]), frames[1:]
+        self.watchdog.heard()
         if kind == worker.UP:
             self._on_up(protocol.decode(worker.Up, header))
         elif kind == worker.FATAL:
@@ -212,6 +220,7 @@ class Daemon:
         elif kind == worker.PROGRESS:
             progress = protocol.decode(worker.Progress, header)
             log.debug("%s (%d of %d)", progress.what, progress.done, progress.total)
+            self.notifier.tell(EXTEND_TIMEOUT_USEC=PATIENCE_S * 1_000_000, STATUS=progress.what)
         elif self.service is not None and kind == worker.DONE:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.KEPT:
@@ -231,6 +240,7 @@ class Daemon:
         self.service.on_up(frozenset(up.resident))
         controller = self.service.scheduler.controller
         log.info("ready after %.1f s: %r", self._worker_takes_s, controller)
+        self.notifier.tell(READY=1, STATUS=f"serving {self.metrics.ladder}")
 
     def _make_service(self, profile: Profile) -> Service:
         config = self.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import permutations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -133,9 +134,20 @@ class Metrics:
         )
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
+        self._begin_at_zero([variant.name for variant in profile.variants])
         self.policy.info({"name": policy})
         self.show_certificate("")
         self.policy_loaded.set(time.time())
+
+    def _begin_at_zero(self, names: list[str]) -> None:
+        """Show what never happened as 0: without its series a share of all would be no number at all."""
+        for outcome in ("shed", "expired", "refused"):
+            self._requests.labels(self.ladder, "", outcome)
+        for outcome in ("ok", "late", "error"):
+            for name in names:
+                self._requests.labels(self.ladder, name, outcome)
+        for pair in permutations(names, 2):
+            self._switches.labels(*pair)
 
     def count(self, outcome: str, phi: int | None = None) -> None:
         """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""

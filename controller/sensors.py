@@ -1,7 +1,8 @@
 """What the device can spend: small readers of /proc, a pushed budget, and a trace played back.
 
 Every sensor knows whether it works here (`probe`), reads at a given time, and returns None where its
-source is missing. Files are found under a `root` that is an argument, so that tests can replay a tree.
+source is missing: that is a sensor that is down, not one without an opinion. Files are found under a
+`root` that is an argument, so that tests can replay a tree.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class PushedBudget:
     name = "pushed"
 
     def __init__(self) -> None:
-        self._sample: Sample | None = None
+        self._sample = Sample()
         self._until_s = -math.inf
 
     def probe(self) -> bool:
@@ -178,8 +179,8 @@ class PushedBudget:
         self._until_s = now_s + ttl_s
 
     def read(self, now_s: float) -> Sample | None:
-        """Return the pushed budget while it holds."""
-        return self._sample if now_s < self._until_s else None
+        """Return the pushed budget while it holds, and no opinion when it no longer does."""
+        return self._sample if now_s < self._until_s else Sample()
 
 
 class PlayedTrace:

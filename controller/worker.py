@@ -3,9 +3,9 @@
 It connects to the front's socket, loads and warms the ladder, measures a profile if it was given none,
 and then runs one request after the other. Messages are [kind, msgpack header, tensor?]:
 
-    front → worker    R run
+    front → worker    R run · ? what is resident: a sign of life
     worker → front    P progress · F fatal, cannot start · U up, with the profile · D done · X failed
-                      K what is resident, where that changed between two runs
+                      K what is resident, when asked or where that changed between two runs
 
 It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
 """
@@ -33,6 +33,7 @@ WARM_UP_RUNS = 3
 
 LOADING_POLL_MS, IDLE_POLL_MS = 20, 500
 RUN, PROGRESS, FATAL, UP, DONE, FAILED, KEPT = b"R", b"P", b"F", b"U", b"D", b"X", b"K"
+ASK = b"?"
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -178,12 +179,20 @@ def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
     while os.getppid() == front:
         if not socket.poll(LOADING_POLL_MS if pool.loading else IDLE_POLL_MS):
             if pool.resident != told:
-                told = pool.resident
-                _tell(socket, KEPT, Kept(tuple(sorted(told))))
+                told = _tell_kept(socket, pool)
             continue
-        kind, header, *tensor = socket.recv_multipart(copy=False)
+        kind, *frames = socket.recv_multipart(copy=False)
         if kind.bytes == RUN:
+            header, *tensor = frames
             _run(socket, pool, decode(Run, header.bytes), tensor)
+        elif kind.bytes == ASK:
+            told = _tell_kept(socket, pool)
+
+
+def _tell_kept(socket: zmq.Socket[bytes], pool: WarmPool) -> frozenset[int]:
+    resident = pool.resident
+    _tell(socket, KEPT, Kept(tuple(sorted(resident))))
+    return resident
 
 
 def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any]) -> None:
