@@ -78,6 +78,13 @@ class Queue(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     drain_s: Positive = 10.0
 
 
+class Recorder(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[recorder]`: where every reading and decision is kept, and how much of them; no folder: nowhere."""
+
+    folder: str | None = None
+    limit_mb: Positive = 64.0
+
+
 class ObjectiveConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[objective]`: prices for a policy that is solved at the start."""
 
@@ -98,6 +105,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     budget: Budget = msgspec.field(default_factory=Budget)
     worker: Worker = Worker()
     queue: Queue = Queue()
+    recorder: Recorder = Recorder()
 
 
 def load_config(path: str | Path | None = None) -> Config:

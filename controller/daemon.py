@@ -21,7 +21,7 @@ from typing import Any
 import zmq
 
 from .. import __version__
-from ..config import Config
+from ..config import Config, Recorder
 from ..errors import (
     AdaphiError,
     Draining,
@@ -34,7 +34,8 @@ from ..errors import (
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
-from . import http, protocol, worker
+from . import flight, http, protocol, worker
+from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
 from .pump import Pump
@@ -118,6 +119,9 @@ class Daemon:
         while not self.stopping.is_set():
             if self.service is not None:
                 self.service.sweep()
+                if self.service.flight is not None:
+                    self.service.flight.flush()
+                    self.metrics.flight_lost.set(self.service.flight.lost)
                 if self.loop.time() >= next_reading_s:
                     self.service.read_sensors()
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
@@ -137,6 +141,8 @@ class Daemon:
         self.draining = True
         if self.service is not None:
             self.service.abandon()
+            if self.service.flight is not None:
+                self.service.flight.close()
         await self.supervisor.stop()
         self.http.should_exit = True
         await asyncio.gather(self.http_task, return_exceptions=True)
@@ -246,9 +252,26 @@ class Daemon:
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
-        return Service(
+        service = Service(
             config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
         )
+        if config.recorder.folder is not None:
+            service.flight = self._make_recorder(config.recorder, profile, policy.name)
+        return service
+
+    def _make_recorder(
+        self, config: Recorder, profile: Profile, policy_name: str
+    ) -> FlightRecorder:
+        header = flight.Header(
+            boot_id=self.boot_id,
+            ladder=profile.ladder,
+            ladder_fingerprint=profile.ladder_fingerprint,
+            policy=policy_name,
+            variants=tuple(v.name for v in profile.variants),
+            typical_ms=tuple(profile.typical_ms(self.config.latency)),
+        )
+        assert config.folder is not None
+        return FlightRecorder(config.folder, header, limit_bytes=int(config.limit_mb * 1e6))
 
     def _on_worker_loss(self, reason: str) -> None:
         self._worker_began_s = self.loop.time()

@@ -96,6 +96,11 @@ class Metrics:
             "1 while the policy's promise is what happens, 0 once it is not.",
             registry=registry,
         )
+        self.flight_lost = Gauge(
+            "adaphi_flight_lost_records",
+            "Records that the flight recorder could not write.",
+            registry=registry,
+        )
         self.restarts = Counter(
             "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
         )

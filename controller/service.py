@@ -18,8 +18,9 @@ from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
-from . import protocol, worker
+from . import flight, protocol, worker
 from .budget import BudgetMonitor
+from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
@@ -82,6 +83,7 @@ class Service:
         self.resident: frozenset[int] = frozenset()
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
+        self.flight: FlightRecorder | None = None
         self._send = send
         self._now = asyncio.get_running_loop().time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
@@ -223,6 +225,16 @@ class Service:
         self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
         self._update_limits()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
+        if self.flight is not None:
+            limits = self.limits
+            self.flight.add(
+                flight.READING,
+                resident=self.resident,
+                slowdown=limits.slowdown,
+                budget_ms=limits.budget_ms,
+                memory_bytes=limits.memory_bytes,
+                energy_j=limits.energy_j,
+            )
         self.metrics.queue_depth.set(len(self.scheduler))
 
     def abandon(self) -> None:
@@ -265,6 +277,13 @@ class Service:
         running.answered = True
         self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
         self.metrics.count("late" if late else "ok", phi)
+        self._record(
+            running.start,
+            "late" if late else "ok",
+            running.began_s,
+            done.inference_ms,
+            latency_s * 1e3,
+        )
         self._report(not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
@@ -278,8 +297,39 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self.metrics.count(error.code if error.code in ("shed", "expired") else "refused")
+        outcome = error.code if error.code in ("shed", "expired") else "refused"
+        self.metrics.count(outcome)
+        if self.flight is not None:
+            self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))
+
+    def _record(
+        self,
+        start: Start,
+        outcome: str,
+        began_s: float,
+        inference_ms: float | None,
+        latency_ms: float | None,
+    ) -> None:
+        """Keep what was decided and what came of it."""
+        if self.flight is None:
+            return
+        decision, limits = start.decision, self.limits
+        self.flight.add(
+            flight.DECISION,
+            outcome=outcome,
+            previous=decision.previous,
+            phi=decision.phi,
+            resident=self.resident,
+            reading_ms=None if decision.reading is None else decision.reading.budget_ms,
+            slack_ms=start.request.slack_ms(began_s),
+            inference_ms=inference_ms,
+            latency_ms=latency_ms,
+            slowdown=limits.slowdown,
+            budget_ms=limits.budget_ms,
+            memory_bytes=limits.memory_bytes,
+            energy_j=limits.energy_j,
+        )
 
     def _refuse_running(self, error: RequestError) -> None:
         running = self.running
@@ -288,5 +338,6 @@ class Service:
         running.answered = True
         ticket = running.start.request.ticket
         self.metrics.count("error", running.start.decision.phi)
+        self._record(running.start, "error", running.began_s, None, None)
         self._report(False)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))

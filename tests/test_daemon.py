@@ -35,6 +35,8 @@ from adaphi.errors import (
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 from adaphi.policies import TablePolicy
+from adaphi.sim import replay
+from adaphi.sim.importing import import_flight
 
 CONFIG = """
 ladder = "profile.json"
@@ -335,3 +337,28 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
         finally:
             process.terminate()
             process.wait(20)
+
+
+def test_a_killed_daemon_leaves_its_recording(tmp_path: Path) -> None:
+    """After kill -9 the recording has every decision but the last half second's; `greedy` replayed on it
+    decides as the daemon did."""
+    write_setup(tmp_path)
+    with (tmp_path / "adaphi.toml").open("a") as file:
+        file.write(f'[recorder]\nfolder = "{tmp_path}/flights"\n')
+    text = (tmp_path / "adaphi.toml").read_text()
+    (tmp_path / "adaphi.toml").write_text('policy = "greedy"\n' + text)
+    readings = [500.0, 18.0, 28.0, 500.0, 18.0, 36.0, 500.0, 18.0, 28.0, 500.0, 22.0, 21.0]
+    with start(tmp_path) as process:
+        try:
+            with Client(f"ipc://{tmp_path}/a.sock") as client:
+                client.wait_until_ready(60)
+                for reading_ms in readings:
+                    client.infer(example_image(), deadline_ms=3000, reading_ms=reading_ms)
+            time.sleep(1.0)
+        finally:
+            process.kill()
+            process.wait(20)
+    trace = import_flight(tmp_path / "flights")
+    assert trace.columns["reading_ms"].tolist() == readings
+    again = replay(trace, Profile.load(tmp_path / "profile.json"), "greedy")
+    assert again.decisions.tolist() == trace.columns["phi"][1:].tolist()
