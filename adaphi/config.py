@@ -97,6 +97,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     ladder: str = "efficientnet-lite"
     policy: str | None = None
+    policy_key: str | None = None
     latency: str = "p95"
     adapt: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -111,7 +112,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def load_config(path: str | Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
 
-    Relative paths inside (`ladder`, `policy`, `trace:` sources) are taken from the file's folder.
+    Relative paths inside (`ladder`, `policy`, `policy_key`, `trace:` sources) are from the file's folder.
     """
     if path is None:
         return Config()
@@ -131,11 +132,12 @@ def load_config(path: str | Path | None = None) -> Config:
         f"trace:{here / s.removeprefix('trace:')}" if s.startswith("trace:") else s
         for s in config.budget.sources
     ]
-    ladder, policy = config.ladder, config.policy
+    ladder, policy, key = config.ladder, config.policy, config.policy_key
     return msgspec.structs.replace(
         config,
         ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
         policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
+        policy_key=str(here / key) if key else None,
         budget=msgspec.structs.replace(config.budget, sources=sources),
     )
 
@@ -167,3 +169,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def taken(running: Config, wanted: Config) -> tuple[Config, list[str]]:
+    """Return `running` with what may change taken from `wanted`, and the keys that need a restart."""
+    budget = msgspec.structs.replace(
+        running.budget,
+        deadline_ms=wanted.budget.deadline_ms,
+        interval_ms=wanted.budget.interval_ms,
+    )
+    config = msgspec.structs.replace(
+        running, policy=wanted.policy, queue=wanted.queue, budget=budget
+    )
+    fixed = [
+        name for name in Config.__struct_fields__ if getattr(config, name) != getattr(wanted, name)
+    ]
+    return config, fixed

@@ -104,6 +104,12 @@ class Metrics:
         self.restarts = Counter(
             "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
         )
+        self._rollouts = Counter(
+            "adaphi_policy_rollouts",
+            "Policies that were offered and refused, took_over, were kept or rolled_back.",
+            ["outcome"],
+            registry=registry,
+        )
         self.ready = Gauge("adaphi_ready", "1 while the models are warm.", registry=registry)
         self.policy = Info("adaphi_policy", "The policy in use.", registry=registry)
         self.policy_loaded = Gauge(
@@ -138,14 +144,22 @@ class Metrics:
         )
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
-        self.policy.info({"name": policy})
         self.show_certificate("")
-        self.policy_loaded.set(time.time())
+        self.show_policy(policy)
 
     def count(self, outcome: str, phi: int | None = None) -> None:
         """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def show_policy(self, name: str) -> None:
+        """Record which policy decides from now on."""
+        self.policy.info({"name": name})
+        self.policy_loaded.set(time.time())
+
+    def count_rollout(self, outcome: str) -> None:
+        """Count what became of a policy that was offered."""
+        self._rollouts.labels(outcome).inc()
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

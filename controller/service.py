@@ -23,9 +23,10 @@ from .budget import BudgetMonitor
 from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
+from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
-from .step import Controller
+from .step import Controller, Decision
 from .supervisor import Supervisor
 
 log = logging.getLogger("adaphi")
@@ -76,6 +77,12 @@ class Service:
         self.scheduler = Scheduler(
             Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
         )
+        self.rollout = Rollout(
+            self.scheduler.controller,
+            profile,
+            memory_limit_bytes=config.worker.memory_limit_bytes,
+            adapt=config.adapt,
+        )
         self.monitor = BudgetMonitor(sensors, profile, config.worker.memory_limit_bytes)
         self.slowdown = Slowdown()
         self.limits = Limits()
@@ -91,6 +98,11 @@ class Service:
         self._keys = 0
         metrics.start(profile, policy.name)
         metrics.show_active(0)
+
+    def take(self, config: Config) -> None:
+        """Use a configuration that differs from the present one in what may change while running."""
+        self.config = config
+        self.scheduler.max_requests = config.queue.max_requests
 
     @property
     def idle(self) -> bool:
@@ -284,12 +296,16 @@ class Service:
             done.inference_ms,
             latency_s * 1e3,
         )
-        self._report(not late)
+        self._report(running.start.decision, not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
 
-    def _report(self, on_time: bool) -> None:
+    def _report(self, decision: Decision, on_time: bool) -> None:
         controller = self.scheduler.controller
+        if news := self.rollout.observe(decision, on_time):
+            log.warning("the new policy %s", news)
+            self.metrics.count_rollout(news.partition(" after ")[0].replace(" ", "_"))
+            self.metrics.show_policy(controller.policy.name)
         was, now = controller.certificate, controller.report(on_time)
         if now != was:
             log.warning("certificate %s", now)
@@ -339,5 +355,5 @@ class Service:
         ticket = running.start.request.ticket
         self.metrics.count("error", running.start.decision.phi)
         self._record(running.start, "error", running.began_s, None, None)
-        self._report(False)
+        self._report(running.start.decision, False)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))
