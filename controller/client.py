@@ -30,6 +30,7 @@ from .protocol import (
     HelloHeader,
     InferHeader,
     OkHeader,
+    PolicyHeader,
 )
 from .pump import Pump
 
@@ -84,6 +85,10 @@ class _Talk:
     ) -> tuple[int, list[Any]]:
         header = BudgetHeader(next(self._ids), budget_ms, max_phi, ttl_s)
         return header.id, protocol.encode(protocol.BUDGET, header)
+
+    def _policy_frames(self, content: bytes, signature: bytes | None) -> tuple[int, list[Any]]:
+        header = PolicyHeader(next(self._ids), signature)
+        return header.id, [*protocol.encode(protocol.POLICY, header), content]
 
     def _hello_frames(self) -> tuple[int, list[Any]]:
         header = HelloHeader(next(self._ids))
@@ -181,6 +186,13 @@ class Client(_Talk):
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
         self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
 
+    def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
+        """Offer the daemon a policy file's bytes; raise `InvalidRequest` if it does not take them.
+
+        What is taken decides in the shadow first, and takes over if its promise holds.
+        """
+        self._ask(*self._policy_frames(content, signature), self.patience_s)
+
     def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""
         hello = self._ask(*self._hello_frames(), self.patience_s)
@@ -266,6 +278,10 @@ class AsyncClient(_Talk):
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
         await self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
+
+    async def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
+        """Offer the daemon a policy file's bytes; see `Client.push_policy`."""
+        await self._ask(*self._policy_frames(content, signature), self.patience_s)
 
     async def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""

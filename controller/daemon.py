@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from typing import Any
 import zmq
 
 from .. import __version__
-from ..config import Config
+from ..config import Config, Recorder, taken
 from ..errors import (
     AdaphiError,
     Draining,
+    InvalidRequest,
     NotReady,
     ProtocolError,
     RequestError,
@@ -34,10 +35,13 @@ from ..errors import (
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
-from . import http, protocol, worker
+from ..policies.rules import is_rule
+from . import flight, http, protocol, worker
+from .flight import FlightRecorder
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
-from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
+from .policy_file import PolicyGate, WatchedFile
+from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
 from .pump import Pump
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
@@ -54,10 +58,14 @@ PATIENCE_S = 120
 
 
 class Daemon:
-    """One device's daemon; `serve` runs it until a signal. Raises `StartupError` if it cannot start."""
+    """One device's daemon; `serve` runs it until a signal. Raises `StartupError` if it cannot start.
 
-    def __init__(self, config: Config) -> None:
+    On SIGHUP `reload` is called for a new configuration.
+    """
+
+    def __init__(self, config: Config, reload: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._reload = reload or (lambda: config)
         given = Profile.load(config.ladder) if config.ladder.endswith(".json") else None
         self.profile = given
         self.boot_id = uuid.uuid4().hex[:12]
@@ -68,6 +76,8 @@ class Daemon:
         self.draining = False
         self.notifier = Notifier()
         self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
+        self.gate = PolicyGate(config.policy_key)
+        self.policy_file = _watched(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0
@@ -124,8 +134,13 @@ class Daemon:
             self.watchdog.beat(self.loop.time())
             if self.service is not None:
                 self.service.sweep()
+                if self.service.flight is not None:
+                    self.service.flight.flush()
+                    self.metrics.flight_lost.set(self.service.flight.lost)
                 if self.loop.time() >= next_reading_s:
                     self.service.read_sensors()
+                    if self.policy_file is not None and self.policy_file.changed():
+                        self._take_policy_file()
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
@@ -144,6 +159,8 @@ class Daemon:
         self.draining = True
         if self.service is not None:
             self.service.abandon()
+            if self.service.flight is not None:
+                self.service.flight.close()
         await self.supervisor.stop()
         self.http.should_exit = True
         await asyncio.gather(self.http_task, return_exceptions=True)
@@ -177,10 +194,54 @@ class Daemon:
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
+        elif kind == protocol.POLICY:
+            pushed = protocol.decode(PolicyHeader, header)
+            if len(rest) != 1:
+                raise ProtocolError(f"expected one frame with the policy, got {len(rest)}")
+            self._offer(bytes(rest[0]), pushed.signature)
+            self._send_ok(client, pushed.id)
         elif kind == protocol.HELLO:
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
+
+    def _offer(self, content: bytes, signature: bytes | None) -> None:
+        """Let a pushed policy decide in the shadow; raise `InvalidRequest` if it is not taken."""
+        if self.service is None:
+            raise NotReady("the models are not warm yet")
+        try:
+            self.service.rollout.offer(self.gate.open(content, signature))
+        except AdaphiError as error:
+            raise InvalidRequest(str(error)) from None
+        log.info("a policy was pushed: it decides in the shadow")
+
+    def _take_policy_file(self) -> None:
+        """Let the policy in the file that changed decide in the shadow; a bad one changes nothing."""
+        assert self.service is not None and self.policy_file is not None
+        try:
+            self.service.rollout.offer(self.gate.load(self.policy_file.path))
+        except AdaphiError as error:
+            log.error("the changed policy is not taken: %s", error)
+        else:
+            log.info("%s has changed: it decides in the shadow", self.policy_file.path)
+
+    def _on_hangup(self) -> None:
+        """Take what can be changed while running from a new configuration; a bad one changes nothing."""
+        try:
+            wanted = self._reload()
+        except AdaphiError as error:
+            log.error("the configuration is not taken: %s", error)
+            return
+        config, fixed = taken(self.config, wanted)
+        if fixed:
+            log.warning("these need a restart: %s", ", ".join(fixed))
+        changed, self.config = config.policy != self.config.policy, config
+        if self.service is not None:
+            self.service.take(config)
+            if changed and (file := _watched(config)) is not None:
+                self.policy_file = file
+                self._take_policy_file()
+        log.info("the configuration was taken")
 
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
@@ -245,8 +306,9 @@ class Daemon:
     def _make_service(self, profile: Profile) -> Service:
         config = self.config
         objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
+        file = self.policy_file
         policy = choose(
-            config.policy,
+            config.policy if file is None else self.gate.load(file.path),
             profile,
             latency=config.latency,
             objective=objective,
@@ -256,9 +318,26 @@ class Daemon:
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
-        return Service(
+        service = Service(
             config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
         )
+        if config.recorder.folder is not None:
+            service.flight = self._make_recorder(config.recorder, profile, policy.name)
+        return service
+
+    def _make_recorder(
+        self, config: Recorder, profile: Profile, policy_name: str
+    ) -> FlightRecorder:
+        header = flight.Header(
+            boot_id=self.boot_id,
+            ladder=profile.ladder,
+            ladder_fingerprint=profile.ladder_fingerprint,
+            policy=policy_name,
+            variants=tuple(v.name for v in profile.variants),
+            typical_ms=tuple(profile.typical_ms(self.config.latency)),
+        )
+        assert config.folder is not None
+        return FlightRecorder(config.folder, header, limit_bytes=int(config.limit_mb * 1e6))
 
     def _on_worker_loss(self, reason: str) -> None:
         self._worker_began_s = self.loop.time()
@@ -307,6 +386,7 @@ class Daemon:
             state |= {
                 "policy": controller.policy.name,
                 "certificate": controller.certificate,
+                "rollout": service.rollout.state,
                 "active": controller.active,
                 "resident": sorted(service.resident),
                 "waiting": len(service.scheduler),
@@ -352,10 +432,11 @@ class Daemon:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop)
+        self.loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self.loop.remove_signal_handler(number)
 
 
@@ -379,6 +460,13 @@ def _own(address: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _watched(config: Config) -> WatchedFile | None:
+    """Return the configuration's policy file, None where the policy is a rule or solved at the start."""
+    if config.policy is None or is_rule(config.policy):
+        return None
+    return WatchedFile(Path(config.policy))
 
 
 def _id_of(message: list[zmq.Frame]) -> int | None:

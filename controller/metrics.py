@@ -97,8 +97,19 @@ class Metrics:
             "1 while the policy's promise is what happens, 0 once it is not.",
             registry=registry,
         )
+        self.flight_lost = Gauge(
+            "adaphi_flight_lost_records",
+            "Records that the flight recorder could not write.",
+            registry=registry,
+        )
         self.restarts = Counter(
             "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
+        )
+        self._rollouts = Counter(
+            "adaphi_policy_rollouts",
+            "Policies that were offered and refused, took_over, were kept or rolled_back.",
+            ["outcome"],
+            registry=registry,
         )
         self.ready = Gauge("adaphi_ready", "1 while the models are warm.", registry=registry)
         self.policy = Info("adaphi_policy", "The policy in use.", registry=registry)
@@ -135,9 +146,8 @@ class Metrics:
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self._begin_at_zero([variant.name for variant in profile.variants])
-        self.policy.info({"name": policy})
         self.show_certificate("")
-        self.policy_loaded.set(time.time())
+        self.show_policy(policy)
 
     def _begin_at_zero(self, names: list[str]) -> None:
         """Show what never happened as 0: without its series a share of all would be no number at all."""
@@ -153,6 +163,15 @@ class Metrics:
         """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def show_policy(self, name: str) -> None:
+        """Record which policy decides from now on."""
+        self.policy.info({"name": name})
+        self.policy_loaded.set(time.time())
+
+    def count_rollout(self, outcome: str) -> None:
+        """Count what became of a policy that was offered."""
+        self._rollouts.labels(outcome).inc()
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

@@ -3,8 +3,8 @@
 A message is a list of frames: `ADP1`, one byte that says what it is, a msgpack header, and for
 requests and answers the raw bytes of one tensor (little-endian, row-major). Nothing is ever pickled.
 
-    client → daemon    I infer · B push a budget · H hello
-    daemon → client    A answer · E error · K hello's or the budget's reply
+    client → daemon    I infer · B push a budget · P push a policy · H hello
+    daemon → client    A answer · E error · K hello's, the budget's or the policy's reply
 
 Headers are decoded with their types checked; unknown fields are ignored, so that older and newer
 releases of one major version understand each other.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 
 MAGIC = b"ADP1"
-INFER, BUDGET, HELLO = b"I", b"B", b"H"
+INFER, BUDGET, POLICY, HELLO = b"I", b"B", b"P", b"H"
 ANSWER, ERROR, OK = b"A", b"E", b"K"
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -56,6 +56,13 @@ class BudgetHeader(msgspec.Struct):
     budget_ms: float | None = None
     max_phi: int | None = None
     ttl_s: float = 1.0
+
+
+class PolicyHeader(msgspec.Struct):
+    """A pushed policy: the file's bytes follow as a frame; `signature` is theirs (Ed25519)."""
+
+    id: int
+    signature: bytes | None = None
 
 
 class HelloHeader(msgspec.Struct):

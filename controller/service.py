@@ -18,13 +18,15 @@ from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
-from . import protocol, worker
+from . import flight, protocol, worker
 from .budget import BudgetMonitor
+from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
+from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
-from .step import Controller
+from .step import Controller, Decision
 from .supervisor import Supervisor
 
 log = logging.getLogger("adaphi")
@@ -75,6 +77,12 @@ class Service:
         self.scheduler = Scheduler(
             Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
         )
+        self.rollout = Rollout(
+            self.scheduler.controller,
+            profile,
+            memory_limit_bytes=config.worker.memory_limit_bytes,
+            adapt=config.adapt,
+        )
         self.monitor = BudgetMonitor(sensors, profile, config.worker.memory_limit_bytes)
         self.slowdown = Slowdown()
         self.limits = Limits()
@@ -82,6 +90,7 @@ class Service:
         self.resident: frozenset[int] = frozenset()
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
+        self.flight: FlightRecorder | None = None
         self._send = send
         self._now = asyncio.get_running_loop().time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
@@ -89,6 +98,11 @@ class Service:
         self._keys = 0
         metrics.start(profile, policy.name)
         metrics.show_active(0)
+
+    def take(self, config: Config) -> None:
+        """Use a configuration that differs from the present one in what may change while running."""
+        self.config = config
+        self.scheduler.max_requests = config.queue.max_requests
 
     @property
     def idle(self) -> bool:
@@ -223,6 +237,16 @@ class Service:
         self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
         self._update_limits()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
+        if self.flight is not None:
+            limits = self.limits
+            self.flight.add(
+                flight.READING,
+                resident=self.resident,
+                slowdown=limits.slowdown,
+                budget_ms=limits.budget_ms,
+                memory_bytes=limits.memory_bytes,
+                energy_j=limits.energy_j,
+            )
         self.metrics.queue_depth.set(len(self.scheduler))
 
     def abandon(self) -> None:
@@ -265,12 +289,23 @@ class Service:
         running.answered = True
         self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
         self.metrics.count("late" if late else "ok", phi)
-        self._report(not late)
+        self._record(
+            running.start,
+            "late" if late else "ok",
+            running.began_s,
+            done.inference_ms,
+            latency_s * 1e3,
+        )
+        self._report(running.start.decision, not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
 
-    def _report(self, on_time: bool) -> None:
+    def _report(self, decision: Decision, on_time: bool) -> None:
         controller = self.scheduler.controller
+        if news := self.rollout.observe(decision, on_time):
+            log.warning("the new policy %s", news)
+            self.metrics.count_rollout(news.partition(" after ")[0].replace(" ", "_"))
+            self.metrics.show_policy(controller.policy.name)
         was, now = controller.certificate, controller.report(on_time)
         if now != was:
             log.warning("certificate %s", now)
@@ -278,8 +313,39 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self.metrics.count(error.code if error.code in ("shed", "expired") else "refused")
+        outcome = error.code if error.code in ("shed", "expired") else "refused"
+        self.metrics.count(outcome)
+        if self.flight is not None:
+            self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))
+
+    def _record(
+        self,
+        start: Start,
+        outcome: str,
+        began_s: float,
+        inference_ms: float | None,
+        latency_ms: float | None,
+    ) -> None:
+        """Keep what was decided and what came of it."""
+        if self.flight is None:
+            return
+        decision, limits = start.decision, self.limits
+        self.flight.add(
+            flight.DECISION,
+            outcome=outcome,
+            previous=decision.previous,
+            phi=decision.phi,
+            resident=self.resident,
+            reading_ms=None if decision.reading is None else decision.reading.budget_ms,
+            slack_ms=start.request.slack_ms(began_s),
+            inference_ms=inference_ms,
+            latency_ms=latency_ms,
+            slowdown=limits.slowdown,
+            budget_ms=limits.budget_ms,
+            memory_bytes=limits.memory_bytes,
+            energy_j=limits.energy_j,
+        )
 
     def _refuse_running(self, error: RequestError) -> None:
         running = self.running
@@ -288,5 +354,6 @@ class Service:
         running.answered = True
         ticket = running.start.request.ticket
         self.metrics.count("error", running.start.decision.phi)
-        self._report(False)
+        self._record(running.start, "error", running.began_s, None, None)
+        self._report(running.start.decision, False)
         self._send(ticket.client, protocol.error_frames(error, ticket.id))
