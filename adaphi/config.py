@@ -49,9 +49,15 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Budget(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[budget]`: what the device can spend, and how often it is read."""
+    """`[budget]`: what the device can spend, and how often it is read (docs/sensors.md).
+
+    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, pushed and trace:FILE; their /proc and
+    /sys are below `root`. One that falls silent is trusted for `stale_s` more.
+    """
 
     sources: list[str] = msgspec.field(default_factory=lambda: ["cpu", "memory", "pushed"])
+    root: str = "/"
+    stale_s: Positive = 2.0
     deadline_ms: Positive = 100.0
     interval_ms: Positive = 100.0
 
@@ -112,7 +118,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def load_config(path: str | Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
 
-    Relative paths inside (`ladder`, `policy`, `policy_key`, `trace:` sources) are from the file's folder.
+    Relative paths inside (`ladder`, `policy`, `policy_key`, `budget.root`, `trace:` sources) are from the
+    file's folder.
     """
     if path is None:
         return Config()
@@ -138,7 +145,9 @@ def load_config(path: str | Path | None = None) -> Config:
         ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
         policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
         policy_key=str(here / key) if key else None,
-        budget=msgspec.structs.replace(config.budget, sources=sources),
+        budget=msgspec.structs.replace(
+            config.budget, sources=sources, root=str(here / config.budget.root)
+        ),
     )
 
 

@@ -70,7 +70,13 @@ class Daemon:
         self.profile = given
         self.boot_id = uuid.uuid4().hex[:12]
         self.metrics = Metrics(given.ladder if given else config.ladder, __version__)
-        self.sensors = [make_sensor(source) for source in config.budget.sources]
+        self.sensors = [
+            make_sensor(source, config.budget.root, threads=config.worker.threads)
+            for source in config.budget.sources
+        ]
+        for sensor in self.sensors:
+            if not sensor.probe():
+                log.warning("the budget source %r does not work here: it is left out", sensor.name)
         self.pushed = next((s for s in self.sensors if isinstance(s, PushedBudget)), None)
         self.service: Service | None = None  # exists from the first warm worker on
         self.draining = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from itertools import permutations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -92,6 +93,7 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
+        self._readings: dict[str, tuple[str, Gauge]] = {}
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
@@ -201,10 +203,21 @@ class Metrics:
     def show_budget(self, monitor: BudgetMonitor, limits: Limits, now_s: float) -> None:
         """Record what the sensors said last."""
         for sensor in monitor.sensors:
-            sample = monitor.samples.get(sensor.name)
-            self._sensor_up.labels(sensor.name).set(sample is not None)
-            if sensor.name in monitor.read_s:
-                self._sensor_age.labels(sensor.name).set(now_s - monitor.read_s[sensor.name])
+            name, sample = sensor.name, monitor.samples.get(sensor.name)
+            self._sensor_up.labels(name).set(monitor.up.get(name, False))
+            if name in monitor.read_s:
+                self._sensor_age.labels(name).set(now_s - monitor.read_s[name])
             if sample is not None and sample.pressure is not None:
-                self._budget_ratio.labels(sensor.name).set(1 - sample.pressure)
+                self._budget_ratio.labels(name).set(1 - sample.pressure)
+            if sample is not None:
+                self._show_readings(name, sample.readings if monitor.up[name] else {})
         self._slowdown.set(limits.slowdown)
+
+    def _show_readings(self, sensor: str, readings: Mapping[str, float]) -> None:
+        """Record a sensor's bare values, each under a name of its own; not a number once they are old."""
+        for name in readings.keys() - self._readings.keys():
+            text = f"As the sensor {sensor} reads it."
+            self._readings[name] = sensor, Gauge(f"adaphi_{name}", text, registry=self.registry)
+        for name, (owner, gauge) in self._readings.items():
+            if owner == sensor:
+                gauge.set(readings.get(name, math.nan))

@@ -18,6 +18,7 @@ from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
+from ..policies.resident import ResidentTable
 from . import flight, protocol, worker
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
@@ -26,6 +27,7 @@ from .protocol import AnswerHeader, InferHeader
 from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
+from .shrinking import Shrinking
 from .step import Controller, Decision
 from .supervisor import Supervisor
 
@@ -83,7 +85,11 @@ class Service:
             memory_limit_bytes=config.worker.memory_limit_bytes,
             adapt=config.adapt,
         )
-        self.monitor = BudgetMonitor(sensors, profile, config.worker.memory_limit_bytes)
+        self.monitor = BudgetMonitor(
+            sensors, profile, config.worker.memory_limit_bytes, config.budget.stale_s
+        )
+        self.shrinking = Shrinking([v.memory_bytes or 0 for v in profile.variants])
+        self._ordered: frozenset[int] | None = None  # what the worker was told to keep
         self.slowdown = Slowdown()
         self.limits = Limits()
         self.running: Running | None = None
@@ -169,6 +175,7 @@ class Service:
 
     def on_up(self, resident: frozenset[int]) -> None:
         """A worker is warm: serve."""
+        self._ordered = None
         self.on_kept(resident)
         self.ready = True
         self.metrics.ready.set(1)
@@ -236,6 +243,7 @@ class Service:
         now_s = self._now()
         self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
         self._update_limits()
+        self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
         if self.flight is not None:
             limits = self.limits
@@ -258,7 +266,24 @@ class Service:
 
     def _update_limits(self) -> None:
         limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
+        if (
+            self.shrinking.evicted
+        ):  # what is to return is loaded behind, never while a request waits
+            cap = max(self.resident, default=0)
+            limits = limits._replace(
+                max_phi=cap if limits.max_phi is None else min(cap, limits.max_phi)
+            )
         self.limits = limits._replace(left_s=max(0.0, self._battery_until_s - self._now()))
+
+    def _fit_into_memory(self) -> None:
+        """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
+        planned = isinstance(self.scheduler.controller.policy, ResidentTable)
+        wanted = self.shrinking.order(self.resident, self.limits.memory_bytes, planned=planned)
+        if wanted is not None and wanted != self._ordered:
+            log.info("memory is for φ = %s", ", ".join(map(str, sorted(wanted))))
+            header = worker.Kept(tuple(sorted(wanted)))
+            self.supervisor.send(protocol.encode(worker.KEEP, header)[1:])
+        self._ordered = wanted
 
     def _busy_ms(self, now_s: float) -> float:
         """Return how long the running request will still take."""

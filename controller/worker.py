@@ -3,7 +3,7 @@
 It connects to the front's socket, loads and warms the ladder, measures a profile if it was given none,
 and then runs one request after the other. Messages are [kind, msgpack header, tensor?]:
 
-    front → worker    R run · ? what is resident: a sign of life
+    front → worker    R run · = have these resident · ? what is resident: a sign of life
     worker → front    P progress · F fatal, cannot start · U up, with the profile · D done · X failed
                       K what is resident, when asked or where that changed between two runs
 
@@ -33,7 +33,7 @@ WARM_UP_RUNS = 3
 
 LOADING_POLL_MS, IDLE_POLL_MS = 20, 500
 RUN, PROGRESS, FATAL, UP, DONE, FAILED, KEPT = b"R", b"P", b"F", b"U", b"D", b"X", b"K"
-ASK = b"?"
+KEEP, ASK = b"=", b"?"
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -84,7 +84,7 @@ class Done(msgspec.Struct):
 
 
 class Kept(msgspec.Struct):
-    """What is resident now."""
+    """What is resident now, or is to be."""
 
     resident: tuple[int, ...]
 
@@ -185,6 +185,9 @@ def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
         if kind.bytes == RUN:
             header, *tensor = frames
             _run(socket, pool, decode(Run, header.bytes), tensor)
+        elif kind.bytes == KEEP:
+            pool.keep(frozenset(decode(Kept, frames[0].bytes).resident))
+            told = _tell_kept(socket, pool)
         elif kind.bytes == ASK:
             told = _tell_kept(socket, pool)
 

@@ -128,6 +128,13 @@ class WarmPool:
             self.evict(phi)
         return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
 
+    def keep(self, phis: Set[int]) -> None:
+        """Have `phis` resident: evict what else is at once, and load behind what is missing."""
+        self._behind = []
+        for other in self.resident - phis:
+            self.evict(other)
+        self._load_behind(sorted(phis - self.resident))
+
     def evict(self, phi: int) -> None:
         """Drop `phi` and give its memory back to the system; nothing happens if it is not resident."""
         with self._changing:

@@ -10,12 +10,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -25,46 +24,15 @@ import pytest
 import yaml
 
 from adaphi import Client
-from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-CONFIG = """
-ladder = "profile.json"
-[zmq]
-bind = ["ipc://{folder}/a.sock"]
-[http]
-port = {port}
-"""
 
 
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-@contextmanager
-def daemon(folder: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run a daemon with real models; yield its process and its HTTP port."""
-    port = free_port()
-    Profile(
-        ladder="efficientnet-lite",
-        variants=tuple(
-            VariantProfile(phi, f"tf_efficientnet_lite{phi}", q, Latency(p50=ms, p95=ms))
-            for phi, (q, ms) in enumerate([(0.751, 20.0), (0.767, 26.0), (0.776, 34.0)])
-        ),
-        stall_ms=((0.0,) * 3,) * 3,
-    ).save(folder / "profile.json")
-    (folder / "adaphi.toml").write_text(CONFIG.format(folder=folder, port=port))
-    command = [sys.executable, "-m", "adaphi", "serve", "--config", str(folder / "adaphi.toml")]
-    with subprocess.Popen(command, env={**os.environ, **environ}) as process:
-        try:
-            yield process, port
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(20)
 
 
 def get_json(url: str) -> Any:
@@ -94,19 +62,21 @@ class Manager:
         return False
 
 
-def test_systemd_hears_when_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+def test_systemd_hears_when_it_is_ready_alive_and_stopping(
+    tmp_path: Path, run_daemon: Callable[..., Any]
+) -> None:
     """READY once models are warm; the watchdog is fed while the worker answers, not while it is stopped,
     again when it goes on; STOPPING on SIGTERM."""
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(environ["NOTIFY_SOCKET"])
-        check_signs_of_life(Manager(listening), tmp_path, environ)
+        check_signs_of_life(Manager(listening), run_daemon(**environ))
 
 
-def check_signs_of_life(manager: Manager, folder: Path, environ: dict[str, str]) -> None:
-    with daemon(folder, **environ) as (process, port):
+def check_signs_of_life(manager: Manager, daemon: Any) -> None:
+    with daemon as served:
         assert manager.wait_for("READY=1")
-        state = get_json(f"http://127.0.0.1:{port}/")
+        state = served.state()
         assert state["ready"] is True
         assert manager.wait_for("WATCHDOG=1", 10)
         os.kill(state["worker_pid"], signal.SIGSTOP)
@@ -114,9 +84,9 @@ def check_signs_of_life(manager: Manager, folder: Path, environ: dict[str, str])
         assert not manager.wait_for("WATCHDOG=1", 1.5)
         os.kill(state["worker_pid"], signal.SIGCONT)
         assert manager.wait_for("WATCHDOG=1", 10)
-        process.terminate()
+        served.process.terminate()
         assert manager.wait_for("STOPPING=1", 10)
-        assert process.wait(20) == 0
+        assert served.process.wait(20) == 0
 
 
 # -------------------------------------------------------------------------------- Prometheus
@@ -170,15 +140,15 @@ def metrics_of_the_alerts() -> set[str]:
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_every_panel_and_alert_finds_data(tmp_path: Path) -> None:
+def test_every_panel_and_alert_finds_data(tmp_path: Path, run_daemon: Callable[..., Any]) -> None:
     """A real Prometheus that scrapes a real daemon under way returns a number for every expression of the
     dashboard and for everything that an alert looks at; no rule fails, and nobody is alarmed."""
     missing = expressions_of_the_dashboard() | metrics_of_the_alerts()
     assert len(missing) > 20
     with (
-        daemon(tmp_path) as (_, port),
-        prometheus(tmp_path, port) as server,
-        Client(f"ipc://{tmp_path}/a.sock") as client,
+        run_daemon() as served,
+        prometheus(tmp_path, served.port) as server,
+        Client(served.address) as client,
     ):
         client.wait_until_ready(60)
         until_s = time.monotonic() + 60

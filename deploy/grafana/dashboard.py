@@ -129,6 +129,37 @@ ROWS: dict[str, list[tuple[str, str, str, list[tuple[str, str]]]]] = {
             "s",
             [("{{sensor}}", "adaphi_sensor_age_seconds{X}")],
         ),
+        (
+            "Memory that can be had",
+            "The lesser of what the machine and the control group have left.",
+            "bytes",
+            [("available", "adaphi_memory_available_bytes{X}")],
+        ),
+        (
+            "Heat",
+            "The zone nearest to its trip, and how far it is from it.",
+            "celsius",
+            [
+                ("temperature", "adaphi_temperature_celsius{X}"),
+                ("headroom", "adaphi_thermal_headroom_celsius{X}"),
+            ],
+        ),
+        (
+            "Processor limits",
+            "Processors' worth of time that the group may take; share of periods in which it was held back.",
+            "short",
+            [
+                ("limit", "adaphi_cpu_limit_cores{X}"),
+                ("throttled", "adaphi_cpu_throttled_ratio{X}"),
+            ],
+        ),
+        (
+            "Power",
+            "What the processor takes.",
+            "watt",
+            [("package", "adaphi_package_power_watts{X}")],
+        ),
+        ("Battery", "Its level.", "percentunit", [("level", "adaphi_battery_level_ratio{X}")]),
     ],
     "Daemon": [
         (
