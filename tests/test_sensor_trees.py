@@ -101,9 +101,12 @@ def test_a_container_that_cannot_see_the_path_of_its_group_reads_the_mount(tmp_p
         "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{200 * MIB}\n",
         "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{50 * MIB}\n",
         "sys/fs/cgroup/unified/cpu.max": "150000 100000\n",
+        "sys/fs/cgroup/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/unified/cpu.pressure": "some avg10=0.00 total=0\n",
     }
     group = Cgroup(write(tmp_path, files))
     assert group.memory_room_bytes() == 150 * MIB and group.cpu_limit() == 1.5
+    assert group.pressure_file("cpu") == tmp_path / "sys/fs/cgroup/unified/cpu.pressure"
 
 
 def test_no_limit_is_none(tmp_path: Path) -> None:
@@ -288,6 +291,17 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(source: str, tmp_pa
     assert never.limits(1.0, resident).max_phi is None and never.up == {source: False}
 
 
+def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path) -> None:
+    """Read every 0.1 s for two seconds, a zone is asked at 0 and 1 s, and its age says so."""
+    root = zone(tmp_path, 40.0)
+    monitor, seen = BudgetMonitor([ThermalSensor(root)], ladder()), []
+    for tenth in range(20):
+        zone(tmp_path, 40.0 + tenth)
+        monitor.update(tenth / 10)
+        seen.append(monitor.samples["thermal"].readings["temperature_celsius"])
+    assert seen == [40.0] * 10 + [50.0] * 10 and monitor.read_s == {"thermal": 1.0}
+
+
 def test_a_group_s_limit_is_what_a_plan_of_the_resident_set_may_use(tmp_path: Path) -> None:
     """300 MiB of room less the reserve, and what is resident already: not the machine's 4 GB."""
     monitor = BudgetMonitor([MemorySensor(write(tmp_path, PROC | UNIFIED))], ladder())
@@ -309,6 +323,7 @@ def test_short_memory_evicts_the_largest_and_room_brings_it_back() -> None:
     assert shrinking.order(frozenset({0}), 1e9) == {0, 1}
     assert shrinking.order(frozenset({0, 1}), 1e9) == every
     assert shrinking.order(every, 1e9) is None
-    planned = Shrinking([50, 80, 200])
-    assert planned.order(every, 329, planned=True) == {0, 1}
-    assert planned.order(frozenset({0, 1}), 1e9, planned=True) is None
+    assert shrinking.order(every, 329, planned=True) == {0, 1}
+    assert shrinking.order(frozenset({0, 1}), 1e9, planned=True) is None
+    assert shrinking.order(every, 329) == {0, 1}
+    assert shrinking.order(frozenset({0, 1}), 1e9, planned=True) is None

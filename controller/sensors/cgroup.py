@@ -93,10 +93,10 @@ def _groups(root: Path, controller: str) -> tuple[bool, list[Path]]:
 
 
 def _upwards(mount: Path, path: str) -> list[Path]:
-    """Return the folders from `path` up to `mount`; only `mount` where the path is not visible from here,
-    as in a container that sees its own group as the root."""
+    """Return those folders from `path` up to `mount` that exist.
+
+    A container sees its own group as the root, but may read the path that the host knows: then only `mount`.
+    """
     own = mount / path.strip("/")
-    if ".." in own.parts or not own.is_dir():
-        own = mount
-    above = [folder for folder in own.parents if folder.is_relative_to(mount)]
-    return [own, *above] if mount.is_dir() else []
+    groups = [own, *(folder for folder in own.parents if folder.is_relative_to(mount))]
+    return [group for group in groups if ".." not in group.parts and group.is_dir()]
