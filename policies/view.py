@@ -11,7 +11,7 @@ rise from a fall at the same level. α = 1 without trend is the plain reading.
 
 What a view learns is two counts a state: where the state goes (P), and between which thresholds the
 next budget falls (N), which is all that on-time answers depend on. Before there are counts a prior
-speaks, by ratios, as in `chain`: budgets move by the same factors at every level.
+speaks, by ratios, as in `chain`: budgets move by the factors that were seen around the same level.
 
 Budgets are in costs of φ = 0 throughout, so nothing here depends on the unit of time. Logarithms are
 rounded to 1e-9, so that nothing depends on rounding either.
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .chain import bin_edges
+from .chain import around, bin_edges
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -133,14 +133,17 @@ def _with_prior(
     moves = np.empty((bins * trends, bins * trends))
     falls = np.empty((bins * trends, falls_in))
     points = _points(view.edges)
+    level = np.concatenate([s[:-1] for s in smooth])
     for k in range(trends):
-        steps = np.flatnonzero(before == k)
-        if len(steps) < _POINTS:
-            steps = np.arange(len(before))
-        if len(steps) > _STEPS:
-            picks = np.linspace(0, len(steps) - 1, _STEPS).round().astype(np.int64)
-            steps = steps[np.argsort(next_away[steps], kind="stable")[picks]]
-        for b in range(bins):
+        of_trend = np.flatnonzero(before == k)
+        if len(of_trend) < _POINTS:
+            of_trend = np.arange(len(before))
+        of_trend = of_trend[np.argsort(level[of_trend], kind="stable")]
+        for b, near in enumerate(around(level[of_trend], view.edges)):
+            steps = of_trend[near]
+            if len(steps) > _STEPS:
+                picks = np.linspace(0, len(steps) - 1, _STEPS).round().astype(np.int64)
+                steps = steps[np.argsort(next_away[steps], kind="stable")[picks]]
             goes = view.edges.searchsorted(np.add.outer(points[b], moved[steps]).ravel(), "right")
             goes = trends * goes + np.tile(after[steps], _POINTS)
             moves[trends * b + k] = np.bincount(goes, minlength=bins * trends) / len(goes)
