@@ -8,7 +8,7 @@ from ..model_zoo.profile import Profile
 from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
-from .rules import is_rule, myopic, rule
+from .rules import is_rule, rule
 from .table import TablePolicy
 from .watch import WatchedTable
 
@@ -38,8 +38,7 @@ def choose(
     if isinstance(spec, TablePolicy):
         table, costs = spec.bind(profile), profile.costs(spec.latency)
         if adapt:
-            blind = myopic(costs, spec.chain_ms(costs), spec.objective)
-            return Committee(costs, spec.objective, spec.history, [table, blind])
+            return Committee(costs, spec.objective, spec.history)
         if watch:
             return WatchedTable(spec, profile)
         return table
