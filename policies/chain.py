@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -157,7 +158,7 @@ def around(starts: Floats, edges: Floats) -> list[slice]:
     least = max(round(_AROUND * steps), min(_AROUND_LEAST, steps))
     cuts = [0, *np.searchsorted(starts, edges).tolist(), steps]
     slices = []
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+    for low, high in pairwise(cuts):
         width = max(least, high - low)
         begin = min(max((low + high) // 2 - width // 2, 0), steps - width)
         slices.append(slice(begin, begin + width))

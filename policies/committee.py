@@ -1,36 +1,39 @@
 """The refreshed table: chains that keep learning, one forecast they share, the simple rules a floor.
 
-**Chains.** Four `View`s of the past (the plain reading; the reading with trend at three smoothings) each count
-where their state goes and where the next budget falls, transitions forgotten with a half-life of 2000 steps:
+**Chains.** Four `View`s of the past (the plain reading; the reading with trend at three smoothings) each
+count where their state goes and where the next budget falls, with a half-life of 2000 steps:
 
     P(i, j) = (n(i, j) + 5 ρ(i, j)) / (Σ_k n(i, k) + 5),
 
 and every hundred steps each chain is solved anew, in turns. From a solution only the time to come is used:
 c_k(a) = Σ_j P(i, j) d(j, a), what it is worth to have a active afterwards.
 
-**Forecast.** What a choice gets now depends on one budget alone, and for that the chains' falls are four signs
-among others that `forecast` mixes into Pr[B′ ≥ θ]. So r(m, a), the payoff expected now, is the same for all, and
+**Forecast.** What a choice gets now depends on one budget alone, and for that the chains' falls are four
+signs among others that `forecast` mixes into Pr[B′ ≥ θ]. So r(m, a), the payoff expected now, is the same for
+all, and what choosing a with m active loses by chain k is
 
-    A_k(m, a) = r(m, a) + c_k(a) − max_b [ r(m, b) + c_k(b) ]
+    A_k(m, a) = r(m, a) + c_k(a) − max_b [ r(m, b) + c_k(b) ].
 
-is what choosing a with m active loses by chain k.
-
-**Committee.** Had chain k been followed since the start it would have scored S_k, forgotten with a half-life of
-400 steps; every path can be scored, because a budget that comes shows what each choice would have got. The
-committee takes argmax_a Σ_k w_k A_k(m, a), w_k ∝ exp(S_k / 0.3): exponential weights (Vovk 1990; Littlestone &
-Warmuth 1994) on advantages instead of votes.
+**Committee.** Had chain k been followed since the start it would have scored S_k, forgotten with a half-life
+of 400 steps; every path can be scored, because a budget that comes shows what each choice would have got.
+The committee takes argmax_a Σ_k w_k A_k(m, a), w_k ∝ exp(S_k / 0.3): exponential weights (Vovk 1990;
+Littlestone & Warmuth 1994) on advantages instead of votes.
 
 **Floor.** The committee and the rules (every static variant, and alert) have running scores of their own,
 half-life 150 steps, and the leader is followed; its path is the one that is really taken. A newcomer has to
-lead by more than what the committee reckons changing to it costs now (the stall that makes an answer late above
-all): rent before you buy, as in metrical task systems. Rules are handicapped by two units, some two late answers.
+lead by more than what the committee reckons changing to it costs now (the stall that makes an answer late
+above all): rent before you buy, as in metrical task systems. Rules are handicapped by two units, some two
+late answers.
 
-Decisions are causal: a step uses readings up to itself. Time is in costs of φ = 0. docs/policy.md tells
-what was tried, with the figures.
+Decisions are causal: a step uses readings up to itself. Time is in costs of φ = 0. docs/policy.md tells what
+was tried, with the figures. Ladders are short, so a step's sums are over lists: arrays of three would take
+four times as long.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -50,13 +53,14 @@ Ints = NDArray[np.int64]
 
 VIEWS = ((1.0, False), (1.0, True), (0.5, True), (0.25, True))
 """Smoothing of the reading, and whether its trend is part of the state."""
-MEMORY_STEPS = 2000.0
+MEMORY_STEPS = 2000
 REFRESH_STEPS = 100
 PRIOR_STRENGTH = 5.0
-CHAIN_HALF_LIFE_STEPS = 400.0
+CHAIN_HALF_LIFE_STEPS = 400
 CHAIN_TEMPERATURE = 0.3
-LEADER_HALF_LIFE_STEPS = 150.0
+LEADER_HALF_LIFE_STEPS = 150
 RULE_HANDICAP = 2.0
+_GROWTH = math.exp2(1 / MEMORY_STEPS)
 _DIGITS = 9  # of logarithms: below that there is only rounding
 _LEAST = 1e-3  # of the smallest need: less than this is as little as nothing, and has a logarithm
 _TIE = 1e-9
@@ -64,67 +68,92 @@ _SETTLED = 1e-6  # a refreshed chain's differences are solved this far, in units
 
 
 class LearningChain:
-    """Counts over the states of a view, and from them the time to come, `ahead` (E, M)."""
+    """Counts over the states of a view, and from them what each variant is worth afterwards."""
 
     def __init__(self, view: View, variants: int) -> None:
-        self.view = view
-        self.moves = np.zeros_like(view.moves)
-        self.falls = np.zeros_like(view.falls)
-        self.ahead = np.zeros((view.states, variants))
         self.state = 0
         self.smoothed: float | None = None
+        self._view = view
+        self._moves = np.zeros_like(view.moves)
+        self._falls: list[list[float]] = np.zeros_like(view.falls).tolist()
+        self._prior: list[list[float]] = (PRIOR_STRENGTH * view.falls).tolist()
+        self._ahead: list[list[float]] = []
         self._d = np.zeros((view.states, variants))
         # One step's weight grows instead of all others' shrinking: the same ratios, O(1).
         self._weight = 1.0
 
+    @property
+    def ahead(self) -> list[float]:
+        """Return c(a) in this state, M values."""
+        return self._ahead[self.state]
+
     def observe(self, log_budget: float, fall: int) -> None:
         """Move to the next state; unless a series begins, count the step that led there."""
         before, fresh = self.state, self.smoothed is None
-        self.state, self.smoothed = self.view.state(log_budget, self.smoothed)
+        self.state, self.smoothed = self._view.state(log_budget, self.smoothed)
         if not fresh:
             self._weight *= _GROWTH
-            self.moves[before, self.state] += self._weight
-            self.falls[before, fall] += self._weight
+            self._moves[before, self.state] += self._weight
+            self._falls[before][fall] += self._weight
 
-    def reaches(self) -> Floats:
-        """Return Pr[B′ ≥ θ_j | state], (J − 1,)."""
-        falls, strength = self.falls[self.state], PRIOR_STRENGTH * self._weight
-        likely = falls + strength * self.view.falls[self.state]
-        return np.asarray(likely[:0:-1].cumsum()[::-1] / (falls.sum() + strength))
+    def reaches(self) -> list[float]:
+        """Return Pr[B′ ≥ θ_j] in this state, one value a threshold."""
+        falls, weight = self._falls[self.state], self._weight
+        whole = sum(falls) + PRIOR_STRENGTH * weight
+        total, reaches = 0.0, []
+        for count, prior in zip(falls[:0:-1], self._prior[self.state][:0:-1], strict=True):
+            total += count + weight * prior
+            reaches.append(total / whole)
+        return reaches[::-1]
 
     def refresh(self, quality: Floats, first: Ints, objective: Objective, penalty: Floats) -> None:
         """Solve the chain anew; `first` (M, M) is where the falls begin that are enough."""
-        self.moves /= self._weight
-        self.falls /= self._weight
+        counts = np.array(self._falls) / self._weight
+        self._moves /= self._weight
+        self._falls = counts.tolist()
         self._weight = 1.0
-        mass = self.moves.sum(axis=1, keepdims=True) + PRIOR_STRENGTH
-        transition = (self.moves + PRIOR_STRENGTH * self.view.moves) / mass
-        falls = (self.falls + PRIOR_STRENGTH * self.view.falls) / mass
+        mass = self._moves.sum(axis=1, keepdims=True) + PRIOR_STRENGTH
+        transition = (self._moves + PRIOR_STRENGTH * self._view.moves) / mass
+        falls = (counts + PRIOR_STRENGTH * self._view.falls) / mass
         payoff = expected_reward(quality, at_least(falls, first), objective) - penalty
         gamma = 1.0 if objective.discount is None else objective.discount
         self._d, _ = settle(payoff, transition, gamma, self._d, _SETTLED, 500)
-        self.ahead = gamma * (transition @ self._d)
+        self._ahead = (gamma * (transition @ self._d)).tolist()
 
 
-_GROWTH = float(2 ** (1 / MEMORY_STEPS))
+class Paths:
+    """What some policies would have done, and what it would have scored, older steps weighing less."""
+
+    def __init__(self, count: int, half_life_steps: float) -> None:
+        self.active = [0] * count
+        self.chosen = [0] * count
+        self.score = [0.0] * count
+        self._keep = math.exp2(-1 / half_life_steps)
+
+    def credit(self, gain: list[list[float]]) -> None:
+        """Take what each choice got, gain[m][a], and move on."""
+        keep = self._keep
+        self.score = [
+            keep * score + gain[m][a]
+            for score, m, a in zip(self.score, self.active, self.chosen, strict=True)
+        ]
+        self.active = self.chosen
 
 
-class _Path:
-    """Everything that changes from step to step: `followed` paths have a leader, chains come before."""
+class _Now:
+    """Everything that changes from step to step; of the followed paths the first is the committee's."""
 
     def __init__(
         self, chains: list[LearningChain], forecast: Forecast, rules: list[Policy]
     ) -> None:
-        followed = 1 + len(rules)
         self.chains = chains
         self.forecast = forecast
         self.rules = rules
-        self.active = np.zeros(len(chains) + followed, np.int64)
-        self.chosen: Ints | None = None
-        self.chain_score = np.zeros(len(chains))
-        self.leader_score = np.zeros(followed)
+        self.by_chain = Paths(len(chains), CHAIN_HALF_LIFE_STEPS)
+        self.followed = Paths(1 + len(rules), LEADER_HALF_LIFE_STEPS)
         self.leader = 0
         self.steps = 0
+        self.fresh = True
 
     def restart(self) -> None:
         """Begin another series with φ = 0 active."""
@@ -133,8 +162,9 @@ class _Path:
         for rule in self.rules:
             rule.reset()
         self.forecast.restart()
-        self.active[:] = 0
-        self.chosen = None
+        for paths in (self.by_chain, self.followed):
+            paths.active = [0] * len(paths.active)
+        self.fresh = True
 
 
 class Committee:
@@ -149,17 +179,22 @@ class Committee:
         variants = len(costs)
         self._penalty = objective.switch_cost * (1 - np.eye(variants))
         need = costs.need_ms / self._unit_ms
-        self._enough = need * (1 - EDGE_TOLERANCE)
         self._least = _LEAST * float(need.min())
-        thresholds = np.round(np.log(costs.thresholds_ms / self._unit_ms), _DIGITS)
-        logs = [np.round(np.log(np.maximum(series, self._least)), _DIGITS) for series in history]
+        thresholds = _rounded(np.log(costs.thresholds_ms / self._unit_ms))
+        logs = [_rounded(np.log(np.maximum(series, self._least))) for series in history]
         views = [fit_view(logs, thresholds, *view) for view in VIEWS]
-        self._thresholds = views[0].thresholds
-        self._first = self._thresholds.searchsorted(np.round(np.log(need), _DIGITS), "right")
-        self._handicap = np.array([0.0] + [RULE_HANDICAP] * (variants + 1))
-        self._now = _Path(
+        thresholds = views[0].thresholds
+        self._thresholds: list[float] = thresholds.tolist()
+        self._first = thresholds.searchsorted(_rounded(np.log(need)), "right")
+        # The same as rows of lists: (need, threshold's place, gain on time, gain when late) of (m, a).
+        on_time, late = self._quality - self._penalty, -objective.miss_cost - self._penalty
+        parts = (need * (1 - EDGE_TOLERANCE), self._first - 1, on_time, late)
+        self._choices = [
+            list(zip(*row, strict=True)) for row in zip(*(p.tolist() for p in parts), strict=True)
+        ]
+        self._now = _Now(
             [LearningChain(view, variants) for view in views],
-            Forecast(self._thresholds, len(views)),
+            Forecast(thresholds, len(views)),
             [*(static(costs, phi) for phi in range(variants)), Alert(costs, objective)],
         )
         self._refresh_all()
@@ -177,39 +212,33 @@ class Committee:
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading, after learning from the step that led to it."""
         now, budget = self._now, reading_ms / self._unit_ms
-        log_budget = round(float(np.log(max(budget, self._least))), _DIGITS)
-        if now.chosen is not None:
-            self._score(budget)
+        log_budget = round(math.log(max(budget, self._least)), _DIGITS)
+        if not now.fresh:
+            gain = [
+                [on_time if need <= budget else late for need, _, on_time, late in row]
+                for row in self._choices
+            ]
+            now.by_chain.credit(gain)
+            now.followed.credit(gain)
             now.forecast.learn(log_budget)
-        fall = int(self._thresholds.searchsorted(log_budget, "right"))
+        now.fresh = False
+        fall = bisect_right(self._thresholds, log_budget)
         for chain in now.chains:
             chain.observe(log_budget, fall)
         turn, rest = divmod(now.steps, REFRESH_STEPS // len(now.chains))
         if not rest:
             self._refresh(now.chains[turn % len(now.chains)])
         now.steps += 1
-        reached = now.forecast.predict(log_budget, np.stack([c.reaches() for c in now.chains]))
-        payoff = expected_reward(self._quality, reached[self._first - 1], self._objective)
-        return self._choose(payoff - self._penalty, reading_ms, active)
+        reach = now.forecast.predict(log_budget, [chain.reaches() for chain in now.chains])
+        payoff = [
+            [late + reach[place] * (on_time - late) for _, place, on_time, late in row]
+            for row in self._choices
+        ]
+        return self._choose(payoff, reading_ms, active)
 
     def reset(self) -> None:
         """Go back to what was learned from the history."""
         self._now = deepcopy(self._trained)
-
-    def _score(self, budget: float) -> None:
-        """Credit every path with what its last choice got from the budget that came."""
-        now = self._now
-        assert now.chosen is not None
-        before, chosen = now.active, now.chosen
-        on_time = self._enough[before, chosen] <= budget
-        gained = np.where(on_time, self._quality[chosen], -self._objective.miss_cost)
-        gained -= self._objective.switch_cost * (before != chosen)
-        chains = len(now.chains)
-        now.chain_score *= 2 ** (-1 / CHAIN_HALF_LIFE_STEPS)
-        now.chain_score += gained[:chains]
-        now.leader_score *= 2 ** (-1 / LEADER_HALF_LIFE_STEPS)
-        now.leader_score += gained[chains:]
-        now.active = chosen
 
     def _refresh_all(self) -> None:
         for chain in self._now.chains:
@@ -218,41 +247,57 @@ class Committee:
     def _refresh(self, chain: LearningChain) -> None:
         chain.refresh(self._quality, self._first, self._objective, self._penalty)
 
-    def _choose(self, payoff: Floats, reading_ms: float, active: int) -> int:
+    def _choose(self, payoff: list[list[float]], reading_ms: float, active: int) -> int:
         """Let every path choose, given what is expected now (M, M), and return the leader's choice."""
         now = self._now
-        chains = len(now.chains)
-        worth = payoff + np.stack([c.ahead[c.state] for c in now.chains])[:, None, :]
-        advantage = worth - worth.max(axis=2, keepdims=True)
-        weight = np.exp((now.chain_score - now.chain_score.max()) / CHAIN_TEMPERATURE)
-        committee = np.tensordot(weight / weight.sum(), advantage, 1)  # (M, M)
-
-        now.active[chains + now.leader] = active
-        own = now.active.tolist()
-        chosen = [_best(advantage[k, m], m) for k, m in enumerate(own[:chains])]
-        chosen.append(_best(committee[own[chains]], own[chains]))
-        by_rule = [
-            r.decide(reading_ms, m) for r, m in zip(now.rules, own[chains + 1 :], strict=True)
-        ]
-        now.chosen = np.array([*chosen, *by_rule])
-        return self._follow(committee[active], [_best(committee[active], active), *by_rule], active)
-
-    def _follow(self, advantage: Floats, choices: list[int], active: int) -> int:
-        """Return the choice of whoever leads now, the leadership changing where that pays."""
-        now = self._now
-        assert now.chosen is not None
-        lead = now.leader_score - self._handicap
-        loss = advantage[choices[now.leader]] - advantage[choices]
-        ahead = lead - lead[now.leader] - np.maximum(loss, 0.0)
-        best = int(ahead.argmax())
-        if ahead[best] > _TIE:
-            now.leader = best
-            now.active[len(now.chains) + best] = active
-            now.chosen[len(now.chains) + best] = choices[best]
+        now.followed.active[now.leader] = active
+        own, *others = now.followed.active
+        committee = self._committee(payoff, {active, own})
+        choices = [_best(committee[active], active)]
+        choices += [r.decide(reading_ms, m) for r, m in zip(now.rules, others, strict=True)]
+        now.followed.chosen = [_best(committee[own], own), *choices[1:]]
+        now.leader = self._lead(committee[active], choices)
+        now.followed.active[now.leader] = active
+        now.followed.chosen[now.leader] = choices[now.leader]
         return choices[now.leader]
 
+    def _committee(self, payoff: list[list[float]], actives: set[int]) -> dict[int, list[float]]:
+        """Return the weighted advantages (M,) with each of `actives`; every chain's own path chooses."""
+        paths = self._now.by_chain
+        top = max(paths.score)
+        weights = [math.exp((score - top) / CHAIN_TEMPERATURE) for score in paths.score]
+        whole = sum(weights)
+        sums = {m: [0.0] * len(payoff) for m in actives}
+        paths.chosen = []
+        for chain, weight, own in zip(self._now.chains, weights, paths.active, strict=True):
+            ahead = chain.ahead
+            for m in {own, *actives}:
+                worth = [now + then for now, then in zip(payoff[m], ahead, strict=True)]
+                if m == own:
+                    paths.chosen.append(_best(worth, own))
+                if m in sums:
+                    most, share = max(worth), weight / whole
+                    sums[m] = [s + share * (w - most) for s, w in zip(sums[m], worth, strict=True)]
+        return sums
 
-def _best(row: Floats, active: int) -> int:
-    """Return the best action of a row of worths; the active one where it is as good."""
-    best = int(row.argmax())
-    return active if row[active] >= row[best] - _TIE else best
+    def _lead(self, advantage: list[float], choices: list[int]) -> int:
+        """Return who leads now; the leadership changes where that pays."""
+        score, leader = self._now.followed.score, self._now.leader
+        lead = [score[0], *(s - RULE_HANDICAP for s in score[1:])]
+        best, most = leader, _TIE
+        for newcomer, choice in enumerate(choices):
+            loss = max(advantage[choices[leader]] - advantage[choice], 0.0)
+            ahead = lead[newcomer] - lead[leader] - loss
+            if ahead > most:
+                best, most = newcomer, ahead
+        return best
+
+
+def _best(worth: list[float], active: int) -> int:
+    """Return the best action; the active one where it is as good."""
+    most = max(worth)
+    return active if worth[active] >= most - _TIE else worth.index(most)
+
+
+def _rounded(logs: Floats) -> Floats:
+    return np.asarray(np.round(logs, _DIGITS), dtype=np.float64)

@@ -19,8 +19,10 @@ rounded to 1e-9, so that nothing depends on rounding either.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +61,16 @@ class View:
         """Return E."""
         return len(self.moves)
 
+    @cached_property
+    def _edges(self) -> list[float]:
+        return list(self.edges.tolist())
+
     def state(self, log_budget: float, before: float | None) -> tuple[int, float]:
         """Return (state, smoothed) after one more budget; `before` was smoothed so far, None at first."""
         if before is None:
             before = log_budget
         smoothed = before + self.smoothing * (log_budget - before)
-        state = int(self.edges.searchsorted(round(smoothed, _DIGITS), "right"))
+        state = bisect_right(self._edges, round(smoothed, _DIGITS))
         if self.trend:
             away = round(log_budget - before, _DIGITS)
             state = 3 * state + (2 if away > self.near else 0 if away < -self.near else 1)
