@@ -10,11 +10,11 @@ half-way, and `lookup.bins` forgives a budget that rounding put just below an ed
     P(i, j) = (n(i, j) + s ρ(i, j)) / (Σ_k n(i, k) + s).
 
 The prior says that budgets move *by ratios* that are alike at neighbouring levels: ρ(i, ·) is where points
-of bin i go when multiplied by the ratios B′/B of consecutive rows, the quarter of all steps that began
-nearest to bin i in rank, with a twentieth of the values' overall distribution mixed in, so that every level
-can be left. (Ratios of all levels would deny that high budgets tend to fall and low ones to rise.) Counts
-alone overfit: a bin seen twice would be certain of its next step. Ratios and edges scale with the budget,
-so measuring time in other units changes no count and no probability.
+of bin i go when multiplied by the ratios B′/B of the steps that began nearest to bin i in rank: an eighth, a
+quarter and a half of all steps, averaged; with a twentieth of the values' overall distribution mixed in, so
+that every level can be left. (Ratios of all levels would deny that high budgets tend to fall and low ones to
+rise.) Counts alone overfit: a bin seen twice would be certain of its next step. Ratios and edges scale with
+the budget, so measuring time in other units changes no count and no probability.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARGINAL_SHARE = 0.05
 _DEFAULT_ANYWHERE = 0.01
 _POINTS = 9  # points that stand for a bin
 _RATIOS = 257  # quantiles that stand for all ratios
-_AROUND = 0.25  # of all steps: those nearest in level, which a bin's prior is made of
+_AROUND = (0.125, 0.25, 0.5)  # of all steps: those nearest in level, which a bin's prior is made of
 _AROUND_LEAST = 20
 
 
@@ -101,7 +101,8 @@ def fit_chain(
         np.add.at(counts, (where[:-1], where[1:]), 1.0)
     starts = np.concatenate([row[:-1][row[:-1] > 0] for row in rows])
     ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
-    return Chain(edges, counts, ratio_prior(edges, values, starts, ratios), prior_strength)
+    priors = [ratio_prior(edges, values, ratios, starts, share) for share in _AROUND]
+    return Chain(edges, counts, np.mean(priors, axis=0), prior_strength)
 
 
 def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
@@ -115,7 +116,7 @@ def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
     ratios = _default_ratios()
     edges = bin_edges(levels, thresholds, extra_bins)
     size = len(edges) + 1
-    prior = ratio_prior(edges, levels, None, ratios, anywhere=_DEFAULT_ANYWHERE)
+    prior = ratio_prior(edges, levels, ratios, anywhere=_DEFAULT_ANYWHERE)
     return Chain(edges, np.zeros((size, size)), prior)
 
 
@@ -149,13 +150,13 @@ def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:
     return np.unique(np.concatenate([thresholds, between[~near.any(axis=1)]]))
 
 
-def around(starts: Floats, edges: Floats) -> list[slice]:
+def around(starts: Floats, edges: Floats, share: float) -> list[slice]:
     """Return, for each bin, the steps that its prior is made of, a slice of ascending `starts`.
 
-    All that began in the bin; at least a quarter of all steps, those nearest in rank.
+    All that began in the bin; at least a `share` of all steps, those nearest in rank.
     """
     steps = len(starts)
-    least = max(round(_AROUND * steps), min(_AROUND_LEAST, steps))
+    least = max(round(share * steps), min(_AROUND_LEAST, steps))
     cuts = [0, *np.searchsorted(starts, edges).tolist(), steps]
     slices = []
     for low, high in pairwise(cuts):
@@ -168,15 +169,16 @@ def around(starts: Floats, edges: Floats) -> list[slice]:
 def ratio_prior(
     edges: Floats,
     values: Floats,
-    starts: Floats | None,
     ratios: Floats,
+    starts: Floats | None = None,
+    share: float = 1.0,
     *,
     anywhere: float = _MARGINAL_SHARE,
 ) -> Floats:
-    """Return the prior rows ρ, (E, E), from steps that began at `starts` and moved by `ratios`.
+    """Return the prior rows ρ, (E, E), from steps that moved by `ratios`.
 
-    See the module's docstring; without `starts` all ratios serve every level. `anywhere` is the share of
-    the distribution of `values` mixed in.
+    Where their `starts` are given, a bin's prior is made of the `share` of steps that began nearest to
+    it. `anywhere` is the share of the distribution of `values` mixed in.
     """
     size = len(edges) + 1
     where = bins(edges, values)
@@ -186,7 +188,7 @@ def ratio_prior(
     steps = [slice(None)] * size
     if starts is not None:
         order = np.argsort(starts, kind="stable")
-        ratios, steps = ratios[order], around(starts[order], lowered(edges))
+        ratios, steps = ratios[order], around(starts[order], lowered(edges), share)
     low = np.concatenate([[edges[0] / 2], edges])
     high = np.concatenate([edges, [edges[-1] * 1.5]])
     prior = np.empty((size, size))

@@ -20,7 +20,8 @@ The committee takes argmax_a Σ_k w_k A_k(m, a), w_k ∝ exp(S_k / 0.3): exponen
 Littlestone & Warmuth 1994) on advantages instead of votes.
 
 **Floor.** The committee and the rules (every static variant, and alert) have running scores of their own,
-half-life 150 steps, and the leader is followed; its path is the one that is really taken. A newcomer has to
+half-life 150 steps, and the leader is followed; from its next step its path is the one really taken, but what
+it cost to change over is not held against it. A newcomer has to
 lead by more than what the committee reckons changing to it costs now (the stall that makes an answer late
 above all): rent before you buy, as in metrical task systems. Rules are handicapped by two units, some two
 late answers.
@@ -257,8 +258,6 @@ class Committee:
         choices += [r.decide(reading_ms, m) for r, m in zip(now.rules, others, strict=True)]
         now.followed.chosen = [_best(committee[own], own), *choices[1:]]
         now.leader = self._lead(committee[active], choices)
-        now.followed.active[now.leader] = active
-        now.followed.chosen[now.leader] = choices[now.leader]
         return choices[now.leader]
 
     def _committee(self, payoff: list[list[float]], actives: set[int]) -> dict[int, list[float]]:

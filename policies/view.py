@@ -35,6 +35,7 @@ Ints = NDArray[np.int64]
 _DIGITS = 9
 _NEAR = 0.75  # of the median distance from the smoothed value
 _ANYWHERE = 0.05  # of the prior: how often the overall distribution, not the ratio, decides
+_AROUND = 0.25  # of a trend's steps: those nearest in level, which a bin's prior is made of
 _POINTS = 5  # points that stand for a bin
 _STEPS = 201  # steps that stand for all steps of one trend
 
@@ -145,7 +146,7 @@ def _with_prior(
         if len(of_trend) < _POINTS:
             of_trend = np.arange(len(before))
         of_trend = of_trend[np.argsort(level[of_trend], kind="stable")]
-        for b, near in enumerate(around(level[of_trend], view.edges)):
+        for b, near in enumerate(around(level[of_trend], view.edges, _AROUND)):
             steps = of_trend[near]
             if len(steps) > _STEPS:
                 picks = np.linspace(0, len(steps) - 1, _STEPS).round().astype(np.int64)
