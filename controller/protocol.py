@@ -38,7 +38,10 @@ ZERO_COPY_BYTES = 64 * 1024
 
 
 class InferHeader(msgspec.Struct):
-    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on."""
+    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on.
+
+    `priority` 1 is served first, 0 is the default; only variants of `min_quality` or more may answer.
+    """
 
     id: int
     dtype: str
@@ -47,6 +50,8 @@ class InferHeader(msgspec.Struct):
     reading_ms: float | None = None
     phi: int | None = None
     top: int = 0
+    priority: int = 0
+    min_quality: float | None = None
 
 
 class BudgetHeader(msgspec.Struct):
@@ -166,12 +171,16 @@ def decode(kind: type[Header], header: bytes) -> Header:
 
 def check_numbers(header: InferHeader) -> None:
     """Raise `InvalidRequest` where a field of a request has an impossible value."""
-    for name in ("deadline_ms", "reading_ms"):
+    for name in ("deadline_ms", "reading_ms", "min_quality"):
         value = getattr(header, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")
     if not 0 <= header.top <= 1000:
         raise InvalidRequest(f"top is {header.top}; expected 0 to 1000")
+    if header.priority < 0:
+        raise InvalidRequest(
+            f"priority is {header.priority}; expected 1 (first), 2, … or 0 (default)"
+        )
 
 
 def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:

@@ -111,11 +111,15 @@ class Service:
             phi=infer.phi,
             top=infer.top,
             tensor=tensor,
+            priority=infer.priority,
+            min_quality=infer.min_quality,
         )
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        displaced = self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        if displaced is not None:
+            self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
 
     def _start_next(self) -> None:
