@@ -190,8 +190,8 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
     if header.dtype not in DTYPES:
         raise InvalidRequest(f"dtype {header.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
     shape = header.shape
-    if len(shape) > MAX_AXES or any(n < 0 for n in shape):
-        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, none negative")
+    if len(shape) > MAX_AXES or any(n < 1 for n in shape):
+        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, each at least 1")
     dtype = np.dtype(header.dtype).newbyteorder("<")
     buffer = memoryview(frames[0])
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
@@ -19,3 +23,14 @@ def profile() -> Profile:
         ),
         stall_ms=((0.0, 0.5, 1.0), (0.25, 0.0, 0.75), (0.5, 0.5, 0.0)),
     )
+
+
+@pytest.fixture(scope="session")
+def malformed() -> ModuleType:
+    """Return benchmarks/malformed.py, which is no part of an installed package."""
+    path = Path(__file__).parents[1] / "benchmarks" / "malformed.py"
+    spec = importlib.util.spec_from_file_location("malformed", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
