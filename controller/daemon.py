@@ -15,6 +15,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from ..policies.choose import choose
 from ..policies.frame import Objective
 from . import http, protocol, worker
 from .metrics import Metrics
-from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
+from .oip_routes import OpenInference
+from .protocol import AnswerHeader, BudgetHeader, HelloHeader, InferHeader, OkHeader
 from .pump import Pump
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
@@ -102,7 +104,8 @@ class Daemon:
             listener.close()
             raise
         self.router = Pump(router, self._on_client_message)
-        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status)
+        routes = OpenInference(self).routes()
+        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status, routes)
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
             self.context, self._orders(), self._on_worker_message, self._on_worker_loss
@@ -154,7 +157,7 @@ class Daemon:
                 raise TooLarge(f"a message has at most {limit_mb:g} MB (zmq.max_message_mb)")
             self._dispatch(client, *protocol.split(message))
         except RequestError as error:
-            self.metrics.count(error.code if error.code == "shed" else "refused")
+            self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
 
     def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
@@ -162,11 +165,8 @@ class Daemon:
             infer = protocol.decode(InferHeader, header)
             protocol.check_numbers(infer)
             tensor = protocol.tensor_of(infer, rest)
-            if self.draining:
-                raise Draining("the daemon is shutting down")
-            if self.service is None:
-                raise NotReady("the models are not warm yet")
-            self.service.submit(Ticket(client, infer.id), infer, tensor)
+            ticket = Ticket(infer.id, partial(self._reply, client, infer.id))
+            self.serving().submit(ticket, infer, tensor)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
@@ -174,6 +174,20 @@ class Daemon:
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
+
+    def serving(self) -> Service:
+        """Return what serves requests; raise `Draining` or `NotReady` where nothing does."""
+        if self.draining:
+            raise Draining("the daemon is shutting down")
+        if self.service is None:
+            raise NotReady("the models are not warm yet")
+        return self.service
+
+    def _reply(self, client: bytes, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+        if isinstance(what, RequestError):
+            self._send(client, protocol.error_frames(what, id))
+        else:
+            self._send(client, [*protocol.encode(protocol.ANSWER, what), *rest])
 
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
@@ -216,6 +230,10 @@ class Daemon:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.KEPT:
             self.service.on_kept(frozenset(protocol.decode(worker.Kept, header).resident))
+        elif self.service is not None and kind == worker.LOADED:
+            loaded = protocol.decode(worker.Loaded, header)
+            self.service.on_kept(frozenset(loaded.resident))
+            self.service.residency.on_loaded(loaded)
         elif self.service is not None and kind == worker.FAILED:
             self.service.on_failed(protocol.decode(worker.Failed, header))
 
@@ -246,9 +264,7 @@ class Daemon:
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
-        return Service(
-            config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
-        )
+        return Service(config, profile, policy, self.sensors, self.metrics, self.supervisor)
 
     def _on_worker_loss(self, reason: str) -> None:
         self._worker_began_s = self.loop.time()

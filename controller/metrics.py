@@ -138,9 +138,13 @@ class Metrics:
         self.policy_loaded.set(time.time())
 
     def count(self, outcome: str, phi: int | None = None) -> None:
-        """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
+        """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def count_refusal(self, code: str) -> None:
+        """Count a request that never ran, by the code of its error."""
+        self.count(code if code in ("shed", "expired") else "refused")
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

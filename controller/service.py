@@ -18,12 +18,15 @@ from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
+from ..policies.resident import ResidentTable
 from . import protocol, worker
 from .budget import BudgetMonitor
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
+from .residency import Residency
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
+from .statistics import Tally
 from .step import Controller
 from .supervisor import Supervisor
 
@@ -32,15 +35,16 @@ log = logging.getLogger("adaphi")
 GRACE_S = 0.5
 """How long after its deadline a running request may still be answered with an output."""
 
-SendToClient = Callable[[bytes, list[Any]], None]
+Reply = Callable[[AnswerHeader | RequestError, list[Any]], None]
+"""Carries an answer with the frames of its output, or an error, back to whoever asked."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
-    """Where an answer goes: the client's address and its request's id."""
+    """Who asked: the request's id, and the way back."""
 
-    client: bytes
     id: int
+    reply: Reply
 
 
 @dataclass(slots=True)
@@ -64,7 +68,6 @@ class Service:
         sensors: list[Sensor],
         metrics: Metrics,
         supervisor: Supervisor,
-        send: SendToClient,
     ) -> None:
         costs = profile.costs(config.latency)
         self.config = config
@@ -82,7 +85,13 @@ class Service:
         self.resident: frozenset[int] = frozenset()
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
-        self._send = send
+        self.residency = Residency(
+            [v.name for v in profile.variants],
+            isinstance(policy, ResidentTable),
+            supervisor.send,
+            self._update_limits,
+        )
+        self.tallies = [Tally() for _ in profile.variants]
         self._now = asyncio.get_running_loop().time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
@@ -97,16 +106,19 @@ class Service:
 
     # ---------------------------------------------------------------------------- requests
 
-    def submit(self, ticket: Ticket, infer: InferHeader, tensor: Any) -> None:
-        """Queue a request, or raise the error that answers it."""
+    def submit(
+        self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
+    ) -> None:
+        """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
         now_s = self._now()
+        arrived_s = now_s if arrived_s is None else arrived_s
         deadline_ms = infer.deadline_ms
         if deadline_ms is None:
             deadline_ms = self.config.budget.deadline_ms
         request = Request(
             ticket=ticket,
-            arrived_s=now_s,
-            deadline_s=now_s + deadline_ms / 1e3,
+            arrived_s=arrived_s,
+            deadline_s=arrived_s + deadline_ms / 1e3,
             reading_ms=infer.reading_ms,
             phi=infer.phi,
             top=infer.top,
@@ -121,6 +133,17 @@ class Service:
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
+        running = self.running
+        if self.scheduler.cancel(ticket):
+            self.metrics.count("cancelled")
+        elif (
+            running is not None and running.start.request.ticket is ticket and not running.answered
+        ):
+            running.answered = True
+            self.metrics.count("cancelled", running.start.decision.phi)
 
     def _start_next(self) -> None:
         """Give the worker its next request, if it is free and there is one."""
@@ -162,6 +185,7 @@ class Service:
         self.on_kept(resident)
         self.ready = True
         self.metrics.ready.set(1)
+        self.residency.on_up()
         self.read_sensors()
         self._start_next()
 
@@ -199,6 +223,7 @@ class Service:
         self.warm_again_s = warm_again_s
         self.metrics.ready.set(0)
         self.metrics.restarts.inc()
+        self.residency.on_worker_lost()
         if self.running is not None:
             self._refuse_running(
                 WorkerLost(f"the worker died while running this request ({reason})")
@@ -238,7 +263,9 @@ class Service:
 
     def _update_limits(self) -> None:
         limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
-        self.limits = limits._replace(left_s=max(0.0, self._battery_until_s - self._now()))
+        self.limits = limits._replace(
+            left_s=max(0.0, self._battery_until_s - self._now()), unloaded=self.residency.unloaded
+        )
 
     def _busy_ms(self, now_s: float) -> float:
         """Return how long the running request will still take."""
@@ -267,7 +294,8 @@ class Service:
             top=done.top,
         )
         running.answered = True
-        self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
+        request.ticket.reply(header, tensor)
+        self.tallies[phi].add(latency_s, queue_s, done.inference_ms)
         self.metrics.count("late" if late else "ok", phi)
         self._report(not late)
         self.metrics.request_seconds.observe(latency_s)
@@ -282,15 +310,16 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self.metrics.count(error.code if error.code in ("shed", "expired") else "refused")
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        self.metrics.count_refusal(error.code)
+        ticket.reply(error, [])
 
     def _refuse_running(self, error: RequestError) -> None:
         running = self.running
         if running is None or running.answered:
             return
         running.answered = True
-        ticket = running.start.request.ticket
-        self.metrics.count("error", running.start.decision.phi)
+        request, phi = running.start.request, running.start.decision.phi
+        self.metrics.count("error", phi)
+        self.tallies[phi].add_failure(self._now() - request.arrived_s)
         self._report(False)
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        request.ticket.reply(error, [])
