@@ -20,7 +20,7 @@ from ..errors import InvalidRequest, RequestError
 from ..model_zoo.images import check_image
 from ..model_zoo.profile import Profile
 from . import oip, protocol
-from .body import read_body
+from .body import Room, Take, read_body
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .service import Service, Ticket
@@ -65,6 +65,7 @@ class OpenInference:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._room = Room(4 * host.max_message_bytes)
 
     def routes(self) -> list[Route]:
         """Return the routes, all below /v2."""
@@ -195,12 +196,16 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Answer one image; a client that goes away takes its request with it."""
+        with self._room.visit() as take:
+            return await self._infer(request, take)
+
+    async def _infer(self, request: Request, take: Take) -> Response:
         arrived_s = asyncio.get_running_loop().time()
         phi = self._find(request)
         future: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
         ticket = Ticket(0, lambda what, rest: future.set_result((what, rest)))
         try:
-            body = await read_body(request, self._host.max_message_bytes)
+            body = await read_body(request, self._host.max_message_bytes, take)
             asked = await self._read(body, request.headers.get(HEADER_LENGTH))
             service = self._host.serving()
             header = self._header(asked, phi)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from starlette.routing import Route
 
 from adaphi import AsyncClient, Client
 from adaphi.controller import body, http
+from adaphi.errors import Busy
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 
 triton = pytest.importorskip("tritonclient.http")
@@ -289,6 +291,30 @@ def test_variants_are_unloaded_and_loaded(served: Served, client: Any) -> None:
     assert client.infer(MODEL, [image()]).get_response()["model_version"] == NAMES[2]
 
 
+def test_a_killed_workers_successor_keeps_to_the_orders(served: Served, client: Any) -> None:
+    """`kill -9`: a request under way gets its answer or 503; what was unloaded does not come back."""
+    from tritonclient.utils import InferenceServerException
+
+    client.unload_model(NAMES[2])
+    waiting = client.async_infer(MODEL, [image()])
+    killed = ask(served, "GET", "/")[1]["worker_pid"]
+    os.kill(killed, signal.SIGKILL)
+    try:
+        waiting.get_result()
+    except InferenceServerException as error:
+        assert error.status() == "503"
+    until = time.monotonic() + 60
+    while (
+        ask(served, "GET", "/")[1]["worker_pid"] in (killed, None) or not client.is_server_ready()
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert client.get_model_repository_index()[2]["state"] == "UNAVAILABLE"
+    assert client.infer(MODEL, [image()]).get_response()["model_version"] == NAMES[1]
+    client.load_model(NAMES[2])
+    assert client.infer(NAMES[2], [image()]).get_response()["model_version"] == NAMES[2]
+
+
 # -------------------------------------------------------------------------------- errors and limits
 
 
@@ -365,6 +391,18 @@ def test_what_goes_wrong_inside_is_an_error_in_json(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(body, "BODY_S", 0.1)
     head, rest = asyncio.run(talk(b"POST /echo" + line + b"Content-Length: 4\r\n\r\nabc"))
     assert b" 408 " in head and "0.1 s" in json.loads(rest)["error"]
+
+
+def test_what_is_held_has_a_limit() -> None:
+    """Whoever leaves gives back what was taken, also after a refusal."""
+    room = body.Room(100)
+    with room.visit() as one:
+        one(60)
+        with pytest.raises(Busy, match="90 bytes"), room.visit() as other:
+            other(30)
+            other(11)
+    with room.visit() as one:
+        one(100)
 
 
 def test_malformed_requests_leave_the_daemon_well(
