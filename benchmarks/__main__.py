@@ -10,7 +10,7 @@ from adaphi.model_zoo.profiling import device_name
 
 from .harness import show
 
-NAMES = ("decision", "replay", "solver", "policy", "certificate", "resident", "battery")
+NAMES = ("decision", "replay", "solver", "policy", "certificate", "resident", "battery", "fuzz")
 
 
 def main() -> None:

@@ -62,6 +62,8 @@ class _Talk:
         reading_ms: float | None,
         phi: int | None,
         top: int,
+        priority: int,
+        min_quality: float | None,
     ) -> tuple[int, list[Any]]:
         tensor = as_image(image)
         if tensor.nbytes > MAX_MESSAGE_BYTES:
@@ -76,6 +78,8 @@ class _Talk:
             reading_ms=reading_ms,
             phi=phi,
             top=top,
+            priority=priority,
+            min_quality=min_quality,
         )
         protocol.check_numbers(header)
         return header.id, protocol.encode(protocol.INFER, header, tensor)
@@ -167,15 +171,20 @@ class Client(_Talk):
         reading_ms: float | None = None,
         phi: int | None = None,
         top: int = 0,
+        priority: int = 0,
+        min_quality: float | None = None,
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
         `deadline_ms` counts from the arrival at the daemon (None: the daemon's default). In a frame
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
-        Raises a `RequestError`.
+        `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
+        answer. Raises a `RequestError`.
         """
-        id, frames = self._infer_frames(image, deadline_ms, reading_ms, phi, top)
+        id, frames = self._infer_frames(
+            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        )
         answer = self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer
@@ -266,9 +275,13 @@ class AsyncClient(_Talk):
         reading_ms: float | None = None,
         phi: int | None = None,
         top: int = 0,
+        priority: int = 0,
+        min_quality: float | None = None,
     ) -> Answer:
         """Return the answer for an image; see `Client.infer`."""
-        id, frames = self._infer_frames(image, deadline_ms, reading_ms, phi, top)
+        id, frames = self._infer_frames(
+            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        )
         answer = await self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer

@@ -15,6 +15,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,16 @@ from . import flight, http, protocol, worker
 from .flight import FlightRecorder
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
+from .oip_routes import OpenInference
 from .policy_file import PolicyGate, WatchedFile
-from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
+from .protocol import (
+    AnswerHeader,
+    BudgetHeader,
+    HelloHeader,
+    InferHeader,
+    OkHeader,
+    PolicyHeader,
+)
 from .pump import Pump
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
@@ -123,7 +132,8 @@ class Daemon:
             listener.close()
             raise
         self.router = Pump(router, self._on_client_message)
-        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status)
+        routes = OpenInference(self).routes()
+        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status, routes)
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
             self.context, self._orders(), self._on_worker_message, self._on_worker_loss
@@ -184,7 +194,7 @@ class Daemon:
                 raise TooLarge(f"a message has at most {limit_mb:g} MB (zmq.max_message_mb)")
             self._dispatch(client, *protocol.split(message))
         except RequestError as error:
-            self.metrics.count(error.code if error.code == "shed" else "refused")
+            self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
 
     def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
@@ -192,11 +202,8 @@ class Daemon:
             infer = protocol.decode(InferHeader, header)
             protocol.check_numbers(infer)
             tensor = protocol.tensor_of(infer, rest)
-            if self.draining:
-                raise Draining("the daemon is shutting down")
-            if self.service is None:
-                raise NotReady("the models are not warm yet")
-            self.service.submit(Ticket(client, infer.id), infer, tensor)
+            ticket = Ticket(infer.id, partial(self._reply, client, infer.id))
+            self.serving().submit(ticket, infer, tensor)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
@@ -249,6 +256,20 @@ class Daemon:
                 self._take_policy_file()
         log.info("the configuration was taken")
 
+    def serving(self) -> Service:
+        """Return what serves requests; raise `Draining` or `NotReady` where nothing does."""
+        if self.draining:
+            raise Draining("the daemon is shutting down")
+        if self.service is None:
+            raise NotReady("the models are not warm yet")
+        return self.service
+
+    def _reply(self, client: bytes, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+        if isinstance(what, RequestError):
+            self._send(client, protocol.error_frames(what, id))
+        else:
+            self._send(client, [*protocol.encode(protocol.ANSWER, what), *rest])
+
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
             raise ProtocolError("budgets cannot be pushed: 'pushed' is not among budget.sources")
@@ -292,6 +313,10 @@ class Daemon:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.KEPT:
             self.service.on_kept(frozenset(protocol.decode(worker.Kept, header).resident))
+        elif self.service is not None and kind == worker.LOADED:
+            loaded = protocol.decode(worker.Loaded, header)
+            self.service.on_kept(frozenset(loaded.resident))
+            self.service.residency.on_loaded(loaded)
         elif self.service is not None and kind == worker.FAILED:
             self.service.on_failed(protocol.decode(worker.Failed, header))
 
@@ -324,9 +349,7 @@ class Daemon:
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
-        service = Service(
-            config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
-        )
+        service = Service(config, profile, policy, self.sensors, self.metrics, self.supervisor)
         if config.recorder.folder is not None:
             service.flight = self._make_recorder(config.recorder, profile, policy.name)
         return service

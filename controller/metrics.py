@@ -162,7 +162,7 @@ class Metrics:
             self._switches.labels(*pair)
 
     def count(self, outcome: str, phi: int | None = None) -> None:
-        """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
+        """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
 
@@ -174,6 +174,10 @@ class Metrics:
     def count_rollout(self, outcome: str) -> None:
         """Count what became of a policy that was offered."""
         self._rollouts.labels(outcome).inc()
+
+    def count_refusal(self, code: str) -> None:
+        """Count a request that never ran, by the code of its error."""
+        self.count(code if code in ("shed", "expired") else "refused")
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

@@ -38,7 +38,10 @@ ZERO_COPY_BYTES = 64 * 1024
 
 
 class InferHeader(msgspec.Struct):
-    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on."""
+    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on.
+
+    `priority` 1 is served first, 0 is the default; only variants of `min_quality` or more may answer.
+    """
 
     id: int
     dtype: str
@@ -47,6 +50,8 @@ class InferHeader(msgspec.Struct):
     reading_ms: float | None = None
     phi: int | None = None
     top: int = 0
+    priority: int = 0
+    min_quality: float | None = None
 
 
 class BudgetHeader(msgspec.Struct):
@@ -173,12 +178,16 @@ def decode(kind: type[Header], header: bytes) -> Header:
 
 def check_numbers(header: InferHeader) -> None:
     """Raise `InvalidRequest` where a field of a request has an impossible value."""
-    for name in ("deadline_ms", "reading_ms"):
+    for name in ("deadline_ms", "reading_ms", "min_quality"):
         value = getattr(header, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")
     if not 0 <= header.top <= 1000:
         raise InvalidRequest(f"top is {header.top}; expected 0 to 1000")
+    if header.priority < 0:
+        raise InvalidRequest(
+            f"priority is {header.priority}; expected 1 (first), 2, … or 0 (default)"
+        )
 
 
 def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
@@ -188,8 +197,8 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
     if header.dtype not in DTYPES:
         raise InvalidRequest(f"dtype {header.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
     shape = header.shape
-    if len(shape) > MAX_AXES or any(n < 0 for n in shape):
-        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, none negative")
+    if len(shape) > MAX_AXES or any(n < 1 for n in shape):
+        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, each at least 1")
     dtype = np.dtype(header.dtype).newbyteorder("<")
     buffer = memoryview(frames[0])
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:

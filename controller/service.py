@@ -24,10 +24,12 @@ from .budget import BudgetMonitor
 from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
+from .residency import Residency
 from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
 from .shrinking import Shrinking
+from .statistics import Tally
 from .step import Controller, Decision
 from .supervisor import Supervisor
 
@@ -36,15 +38,16 @@ log = logging.getLogger("adaphi")
 GRACE_S = 0.5
 """How long after its deadline a running request may still be answered with an output."""
 
-SendToClient = Callable[[bytes, list[Any]], None]
+Reply = Callable[[AnswerHeader | RequestError, list[Any]], None]
+"""Carries an answer with the frames of its output, or an error, back to whoever asked."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
-    """Where an answer goes: the client's address and its request's id."""
+    """Who asked: the request's id, and the way back."""
 
-    client: bytes
     id: int
+    reply: Reply
 
 
 @dataclass(slots=True)
@@ -68,7 +71,6 @@ class Service:
         sensors: list[Sensor],
         metrics: Metrics,
         supervisor: Supervisor,
-        send: SendToClient,
     ) -> None:
         costs = profile.costs(config.latency)
         self.config = config
@@ -97,7 +99,13 @@ class Service:
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
-        self._send = send
+        self.residency = Residency(
+            [v.name for v in profile.variants],
+            isinstance(policy, ResidentTable),
+            supervisor.send,
+            self._update_limits,
+        )
+        self.tallies = [Tally() for _ in profile.variants]
         self._now = asyncio.get_running_loop().time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
@@ -117,26 +125,44 @@ class Service:
 
     # ---------------------------------------------------------------------------- requests
 
-    def submit(self, ticket: Ticket, infer: InferHeader, tensor: Any) -> None:
-        """Queue a request, or raise the error that answers it."""
+    def submit(
+        self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
+    ) -> None:
+        """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
         now_s = self._now()
+        arrived_s = now_s if arrived_s is None else arrived_s
         deadline_ms = infer.deadline_ms
         if deadline_ms is None:
             deadline_ms = self.config.budget.deadline_ms
         request = Request(
             ticket=ticket,
-            arrived_s=now_s,
-            deadline_s=now_s + deadline_ms / 1e3,
+            arrived_s=arrived_s,
+            deadline_s=arrived_s + deadline_ms / 1e3,
             reading_ms=infer.reading_ms,
             phi=infer.phi,
             top=infer.top,
             tensor=tensor,
+            priority=infer.priority,
+            min_quality=infer.min_quality,
         )
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        displaced = self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        if displaced is not None:
+            self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
+        running = self.running
+        if self.scheduler.cancel(ticket):
+            self.metrics.count("cancelled")
+        elif (
+            running is not None and running.start.request.ticket is ticket and not running.answered
+        ):
+            running.answered = True
+            self.metrics.count("cancelled", running.start.decision.phi)
 
     def _start_next(self) -> None:
         """Give the worker its next request, if it is free and there is one."""
@@ -179,6 +205,7 @@ class Service:
         self.on_kept(resident)
         self.ready = True
         self.metrics.ready.set(1)
+        self.residency.on_up()
         self.read_sensors()
         self._start_next()
 
@@ -216,6 +243,7 @@ class Service:
         self.warm_again_s = warm_again_s
         self.metrics.ready.set(0)
         self.metrics.restarts.inc()
+        self.residency.on_worker_lost()
         if self.running is not None:
             self._refuse_running(
                 WorkerLost(f"the worker died while running this request ({reason})")
@@ -266,14 +294,15 @@ class Service:
 
     def _update_limits(self) -> None:
         limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
-        if (
-            self.shrinking.evicted
-        ):  # what is to return is loaded behind, never while a request waits
+        if self.shrinking.evicted:
+            # What is to return is loaded behind, never while a request waits.
             cap = max(self.resident, default=0)
             limits = limits._replace(
                 max_phi=cap if limits.max_phi is None else min(cap, limits.max_phi)
             )
-        self.limits = limits._replace(left_s=max(0.0, self._battery_until_s - self._now()))
+        self.limits = limits._replace(
+            left_s=max(0.0, self._battery_until_s - self._now()), unloaded=self.residency.unloaded
+        )
 
     def _fit_into_memory(self) -> None:
         """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
@@ -312,7 +341,8 @@ class Service:
             top=done.top,
         )
         running.answered = True
-        self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
+        request.ticket.reply(header, tensor)
+        self.tallies[phi].add(latency_s, queue_s, done.inference_ms)
         self.metrics.count("late" if late else "ok", phi)
         self._record(
             running.start,
@@ -338,11 +368,11 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        outcome = error.code if error.code in ("shed", "expired") else "refused"
-        self.metrics.count(outcome)
+        self.metrics.count_refusal(error.code)
         if self.flight is not None:
+            outcome = error.code if error.code in ("shed", "expired") else "refused"
             self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        ticket.reply(error, [])
 
     def _record(
         self,
@@ -377,8 +407,9 @@ class Service:
         if running is None or running.answered:
             return
         running.answered = True
-        ticket = running.start.request.ticket
-        self.metrics.count("error", running.start.decision.phi)
+        request, phi = running.start.request, running.start.decision.phi
+        self.metrics.count("error", phi)
+        self.tallies[phi].add_failure(self._now() - request.arrived_s)
         self._record(running.start, "error", running.began_s, None, None)
         self._report(running.start.decision, False)
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        request.ticket.reply(error, [])

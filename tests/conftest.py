@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -138,3 +140,14 @@ def run_daemon(tmp_path: Path, device_tree: Path) -> RunDaemon:
                 process.wait(20)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def malformed() -> ModuleType:
+    """Return benchmarks/malformed.py, which is no part of an installed package."""
+    path = Path(__file__).parents[1] / "benchmarks" / "malformed.py"
+    spec = importlib.util.spec_from_file_location("malformed", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -166,6 +166,29 @@ def test_many_requests_may_be_under_way(served: Served, client: Client) -> None:
     assert finished == [0, 7, 6, 5, 4, 3, 2, 1]  # the first had started before the others came
 
 
+def test_a_floor_of_quality_and_priorities_are_heeded(served: Served, client: Client) -> None:
+    """Where the policy would take φ = 0 a floor takes what is good enough; 1 is served before 9."""
+    picture = example_image()
+    for floor, phi in ((0.7, 0), (0.76, 1), (0.776, 2)):
+        answer = client.infer(picture, deadline_ms=2000, reading_ms=1, min_quality=floor)
+        assert answer.phi == phi
+    with pytest.raises(InvalidRequest, match="min_quality"):
+        client.infer(picture, min_quality=0.9)
+
+    async def ask() -> list[int]:
+        finished: list[int] = []
+
+        async def one(async_client: AsyncClient, priority: int) -> None:
+            await async_client.infer(picture, deadline_ms=5000, priority=priority)
+            finished.append(priority)
+
+        async with AsyncClient(served.address) as async_client:
+            await asyncio.gather(*(one(async_client, k) for k in (5, 9, 0, 1, 3)))
+        return finished
+
+    assert asyncio.run(ask()) == [5, 1, 3, 0, 9]  # the first had started before the others came
+
+
 def test_health_and_state_over_http(served: Served, client: Client) -> None:
     """Alive, ready when warm, the state as JSON, and 404 for anything else."""
     assert served.get("/healthz") == "ok\n" and served.get("/readyz") == "ready\n"

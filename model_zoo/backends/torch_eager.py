@@ -109,7 +109,7 @@ class TimmRunner:
         logits = output.astype(np.float64)
         probability = np.exp(logits - logits.max())
         probability /= probability.sum()
-        best = np.argsort(-probability)[:top]
+        best = np.argsort(-logits, kind="stable")[:top]
         return tuple((names[i], float(probability[i])) for i in best)
 
 
