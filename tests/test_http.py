@@ -393,6 +393,27 @@ def test_what_goes_wrong_inside_is_an_error_in_json(monkeypatch: pytest.MonkeyPa
     assert b" 408 " in head and "0.1 s" in json.loads(rest)["error"]
 
 
+def test_answers_do_not_wait_for_an_acknowledgement() -> None:
+    """Nagle's algorithm is off on every connection that the daemon accepts."""
+
+    async def main() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = http.bind("127.0.0.1", 0)
+        async with await asyncio.start_server(on_connection, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            nodelay = await accepted
+            writer.close()
+        return nodelay
+
+    assert asyncio.run(main()) == 1
+
+
 def test_what_is_held_has_a_limit() -> None:
     """Whoever leaves gives back what was taken, also after a refusal."""
     room = body.Room(100)
