@@ -10,7 +10,16 @@ from adaphi.model_zoo.profiling import device_name
 
 from .harness import show
 
-NAMES = ("decision", "replay", "solver", "policy", "certificate", "resident", "battery")
+NAMES = (
+    "decision",
+    "replay",
+    "solver",
+    "policy",
+    "certificate",
+    "resident",
+    "battery",
+    "backends",
+)
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
+from adaphi import Client
 from adaphi.errors import LadderError
 from adaphi.model_zoo import Ladder, Profile, Variant, choosing, get_ladder
 from adaphi.model_zoo.backends import get_backend, installed_backends
@@ -42,6 +44,14 @@ def photographs() -> list[Any]:
     return [
         as_image(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")
     ]
+
+
+def saved_for(backend: str, profile: Profile) -> Profile:
+    """Return `profile` as if the default ladder had been measured in `backend`."""
+    variants = tuple(msgspec.structs.replace(v, name=LITE[v.phi].name) for v in profile.variants)
+    return msgspec.structs.replace(
+        profile, ladder="efficientnet-lite", backend=backend, variants=variants
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,15 +169,34 @@ def test_no_torch_is_imported_where_none_is_needed(
     name: str, tmp_path: Path, profile: Profile, cache: Path
 ) -> None:
     """A process that answers in another backend, chosen by its profile, never imports torch or timm."""
-    variants = tuple(msgspec.structs.replace(v, name=LITE[v.phi].name) for v in profile.variants)
-    measured = msgspec.structs.replace(
-        profile, ladder="efficientnet-lite", backend=name, variants=variants
-    )
-    measured.save(tmp_path / "profile.json")
+    saved_for(name, profile).save(tmp_path / "profile.json")
     command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "profile.json")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif("onnx" not in OTHERS, reason="onnxruntime is not installed")
+def test_the_daemons_worker_maps_no_torch(tmp_path: Path, profile: Profile, cache: Path) -> None:
+    """A worker whose profile says onnx answers a request, and no library of torch is in its memory."""
+    saved_for("onnx", profile).save(tmp_path / "profile.json")
+    address = f"ipc://{tmp_path}/a.sock"
+    (tmp_path / "adaphi.toml").write_text(
+        f'ladder = "profile.json"\n[zmq]\nbind = ["{address}"]\n[http]\nport = 0\n'
+    )
+    command = [sys.executable, "-m", "adaphi", "serve", "--config", str(tmp_path / "adaphi.toml")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            with Client(address) as client:
+                client.wait_until_ready(60)
+                assert client.infer(example_image(), deadline_ms=5000).output.shape == (1000,)
+            (worker,) = psutil.Process(daemon.pid).children()
+            libraries = {Path(mapped.path).name for mapped in worker.memory_maps()}
+            assert any("onnxruntime" in name for name in libraries)
+            assert not any("torch" in name for name in libraries)
+        finally:
+            daemon.terminate()
+            daemon.wait(20)
 
 
 @pytest.mark.skipif("onnx" not in OTHERS, reason="onnxruntime is not installed")

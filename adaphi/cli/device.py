@@ -95,7 +95,9 @@ def serve(
 
     from ..config import load_config
     from ..controller.daemon import Daemon
+    from ..model_zoo.allocator import tune_allocator
 
+    tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     asyncio.run(Daemon(load_config(config)).serve())
