@@ -135,6 +135,32 @@ def test_a_model_that_folding_would_change_runs_as_it_is(monkeypatch: pytest.Mon
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def test_convolutions_are_packed_with_what_follows_them_and_others_left() -> None:
+    """Strides, groups, dilation and a clip keep their meaning; reflecting padding stays torch's own."""
+    import torch
+    from torch import nn
+
+    from adaphi.model_zoo.backends import packing
+
+    if not packing.can_pack():
+        pytest.skip("this build of torch has no oneDNN, or the processor no AVX")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, groups=8, padding=2, dilation=2, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect"),
+    ).eval()
+    x = 20 * torch.randn(1, 3, 15, 17)
+    with torch.inference_mode():
+        expected = model(x)
+        packing.pack_convolutions(model, packing.input_shapes(model, x))
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    kept = [type(part) for part in model if isinstance(part, nn.Conv2d | nn.ReLU6 | nn.ReLU)]
+    assert kept == [nn.ReLU, nn.Conv2d]
+
+
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (224, 224), (37, 300), (1000, 999)])
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "efficientnet_b1.ft_in1k"])
 def test_pictures_are_prepared_as_timm_does_it(name: str, shape: tuple[int, int]) -> None:
