@@ -23,6 +23,8 @@ class OnnxBackend:
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads
         self._options.inter_op_num_threads = 1
+        # An arena for each session would keep memory from the others; malloc, tuned, shares it.
+        self._options.enable_cpu_mem_arena = False
 
     def prepare(self) -> None:
         """Nothing is shared: importing the library was it."""
