@@ -49,9 +49,15 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Budget(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[budget]`: what the device can spend, and how often it is read."""
+    """`[budget]`: what the device can spend, and how often it is read (docs/sensors.md).
+
+    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, pushed and trace:FILE; their /proc and
+    /sys are below `root`. One that falls silent is trusted for `stale_s` more.
+    """
 
     sources: list[str] = msgspec.field(default_factory=lambda: ["cpu", "memory", "pushed"])
+    root: str = "/"
+    stale_s: Positive = 2.0
     deadline_ms: Positive = 100.0
     interval_ms: Positive = 100.0
 
@@ -79,6 +85,13 @@ class Queue(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     drain_s: Positive = 10.0
 
 
+class Recorder(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[recorder]`: where every reading and decision is kept, and how much of them; no folder: nowhere."""
+
+    folder: str | None = None
+    limit_mb: Positive = 64.0
+
+
 class ObjectiveConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[objective]`: prices for a policy that is solved at the start."""
 
@@ -91,6 +104,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     ladder: str = "efficientnet-lite"
     policy: str | None = None
+    policy_key: str | None = None
     latency: str = "p95"
     adapt: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -99,12 +113,14 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     budget: Budget = msgspec.field(default_factory=Budget)
     worker: Worker = Worker()
     queue: Queue = Queue()
+    recorder: Recorder = Recorder()
 
 
 def load_config(path: str | Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
 
-    Relative paths inside (`ladder`, `policy`, `trace:` sources) are taken from the file's folder.
+    Relative paths inside (`ladder`, `policy`, `policy_key`, `budget.root`, `trace:` sources) are from the
+    file's folder.
     """
     if path is None:
         return Config()
@@ -124,12 +140,15 @@ def load_config(path: str | Path | None = None) -> Config:
         f"trace:{here / s.removeprefix('trace:')}" if s.startswith("trace:") else s
         for s in config.budget.sources
     ]
-    ladder, policy = config.ladder, config.policy
+    ladder, policy, key = config.ladder, config.policy, config.policy_key
     return msgspec.structs.replace(
         config,
         ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
         policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
-        budget=msgspec.structs.replace(config.budget, sources=sources),
+        policy_key=str(here / key) if key else None,
+        budget=msgspec.structs.replace(
+            config.budget, sources=sources, root=str(here / config.budget.root)
+        ),
     )
 
 
@@ -160,3 +179,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def taken(running: Config, wanted: Config) -> tuple[Config, list[str]]:
+    """Return `running` with what may change taken from `wanted`, and the keys that need a restart."""
+    budget = msgspec.structs.replace(
+        running.budget,
+        deadline_ms=wanted.budget.deadline_ms,
+        interval_ms=wanted.budget.interval_ms,
+    )
+    config = msgspec.structs.replace(
+        running, policy=wanted.policy, queue=wanted.queue, budget=budget
+    )
+    fixed = [
+        name for name in Config.__struct_fields__ if getattr(config, name) != getattr(wanted, name)
+    ]
+    return config, fixed

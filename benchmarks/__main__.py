@@ -18,6 +18,7 @@ NAMES = (
     "certificate",
     "resident",
     "battery",
+    "fuzz",
     "backends",
 )
 

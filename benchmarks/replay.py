@@ -23,7 +23,7 @@ def run(quick: bool = False) -> list[Row]:
     budget, need = trace.budget_ms, costs.need_ms
 
     def by_kernels(compiled: bool) -> None:
-        decisions = kernels.walk(budget, lookup.edges_ms, lookup.table, compiled=compiled)
+        decisions = kernels.walk(budget[:-1], lookup.edges_ms, lookup.table, compiled=compiled)
         kernels.tally(budget, need, decisions, compiled=compiled)
 
     def plain() -> None:

@@ -19,52 +19,72 @@ MEMORY_PRESSURE_LIMIT = 0.2
 class BudgetMonitor:
     """Combines sensors into `Limits`: the least time, the lowest cap, the largest slow-down.
 
-    `samples` and `read_s` hold the last sample of each sensor and when it was taken; a sensor that
-    stops answering is left out and shows in the metrics. `memory_limit_bytes` is what variants may take
-    together however much memory there is.
+    `samples` and `read_s` hold the last sample of each sensor and when it was taken. A sensor that stops
+    answering keeps its last sample for `stale_s` seconds; then it is in `lost`, and until it answers again
+    only φ = 0 is admitted and nothing more is loaded. One that never answered has no part in anything.
+    `memory_limit_bytes` is what variants may take together however much memory there is.
     """
 
     sensors: Sequence[Sensor]
     profile: Profile
     memory_limit_bytes: float | None = None
-    samples: dict[str, Sample | None] = field(default_factory=dict)
+    stale_s: float = 2.0
+    samples: dict[str, Sample] = field(default_factory=dict)
     read_s: dict[str, float] = field(default_factory=dict)
+    up: dict[str, bool] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+    _asked_s: dict[str, float] = field(default_factory=dict)
 
     def update(self, now_s: float, *, own_tasks: int = 1) -> None:
-        """Read every sensor; `own_tasks` of the runnable tasks are the daemon's and its worker's."""
+        """Read every sensor whose time has come; `own_tasks` of the runnable tasks are the daemon's own."""
         for sensor in self.sensors:
+            name = sensor.name
+            if now_s < self._asked_s.get(name, -1e9) + sensor.every_s:
+                continue
+            self._asked_s[name] = now_s
             if isinstance(sensor, CpuSensor):
                 sensor.own_tasks = own_tasks
             sample = sensor.read(now_s)
-            self.samples[sensor.name] = sample
+            self.up[name] = sample is not None
             if sample is not None:
-                self.read_s[sensor.name] = now_s
+                self.samples[name], self.read_s[name] = sample, now_s
+        self.lost = frozenset(
+            name
+            for name, read_s in self.read_s.items()
+            if not self.up[name] and now_s - read_s > self.stale_s
+        )
 
     def limits(self, measured_slowdown: float, resident: frozenset[int]) -> Limits:
         """Return what may be spent; `resident` variants need no further memory."""
-        seen = [sample for sample in self.samples.values() if sample is not None]
+        seen = [sample for name, sample in self.samples.items() if name not in self.lost]
         budgets = [s.budget_ms for s in seen if s.budget_ms is not None]
-        caps = [s.max_phi for s in seen if s.max_phi is not None]
-        memory = self.samples.get("memory")
-        if memory is not None:
-            caps.append(self._memory_cap(memory, resident))
         slowdowns = [s.slowdown for s in seen if s.slowdown is not None]
         return Limits(
             budget_ms=min(budgets, default=None),
-            max_phi=min(caps, default=None),
+            max_phi=min(self._caps(seen, resident), default=None),
             slowdown=max([measured_slowdown, *slowdowns]),
-            memory_bytes=self._memory_for_variants(memory, resident),
+            memory_bytes=self._memory_for_variants(resident),
             resident=resident,
             energy_j=min((s.energy_j for s in seen if s.energy_j is not None), default=None),
         )
 
-    def _memory_for_variants(self, memory: Sample | None, resident: frozenset[int]) -> float | None:
+    def _caps(self, seen: Sequence[Sample], resident: frozenset[int]) -> list[int]:
+        largest = len(self.profile.variants) - 1
+        caps = [s.max_phi for s in seen if s.max_phi is not None]
+        caps += [int(s.admitted * largest + 1e-9) for s in seen if s.admitted is not None]
+        caps += [self._memory_cap(s, resident) for s in seen if s.available_bytes is not None]
+        return [*caps, 0] if self.lost else caps
+
+    def _memory_for_variants(self, resident: frozenset[int]) -> float | None:
         """Return what variants may take together: those that are resident have their share already."""
+        memory = self.samples.get("memory")
         available = memory.available_bytes if memory is not None else None
+        held = float(sum(v.memory_bytes or 0 for v in self.profile.variants if v.phi in resident))
+        if self.lost:
+            return held
         if available is None:
             return self.memory_limit_bytes
-        held = sum(v.memory_bytes or 0 for v in self.profile.variants if v.phi in resident)
-        admitted = float(max(0, available - MEMORY_RESERVE_BYTES + held))
+        admitted = max(0.0, available - MEMORY_RESERVE_BYTES + held)
         return min(admitted, self.memory_limit_bytes or admitted)
 
     def _memory_cap(self, memory: Sample, resident: frozenset[int]) -> int:

@@ -30,6 +30,7 @@ from .protocol import (
     HelloHeader,
     InferHeader,
     OkHeader,
+    PolicyHeader,
 )
 from .pump import Pump
 
@@ -61,6 +62,8 @@ class _Talk:
         reading_ms: float | None,
         phi: int | None,
         top: int,
+        priority: int,
+        min_quality: float | None,
     ) -> tuple[int, list[Any]]:
         tensor = as_image(image)
         if tensor.nbytes > MAX_MESSAGE_BYTES:
@@ -75,6 +78,8 @@ class _Talk:
             reading_ms=reading_ms,
             phi=phi,
             top=top,
+            priority=priority,
+            min_quality=min_quality,
         )
         protocol.check_numbers(header)
         return header.id, protocol.encode(protocol.INFER, header, tensor)
@@ -84,6 +89,10 @@ class _Talk:
     ) -> tuple[int, list[Any]]:
         header = BudgetHeader(next(self._ids), budget_ms, max_phi, ttl_s)
         return header.id, protocol.encode(protocol.BUDGET, header)
+
+    def _policy_frames(self, content: bytes, signature: bytes | None) -> tuple[int, list[Any]]:
+        header = PolicyHeader(next(self._ids), signature)
+        return header.id, [*protocol.encode(protocol.POLICY, header), content]
 
     def _hello_frames(self) -> tuple[int, list[Any]]:
         header = HelloHeader(next(self._ids))
@@ -162,15 +171,20 @@ class Client(_Talk):
         reading_ms: float | None = None,
         phi: int | None = None,
         top: int = 0,
+        priority: int = 0,
+        min_quality: float | None = None,
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
         `deadline_ms` counts from the arrival at the daemon (None: the daemon's default). In a frame
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
-        Raises a `RequestError`.
+        `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
+        answer. Raises a `RequestError`.
         """
-        id, frames = self._infer_frames(image, deadline_ms, reading_ms, phi, top)
+        id, frames = self._infer_frames(
+            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        )
         answer = self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer
@@ -180,6 +194,13 @@ class Client(_Talk):
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
         self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
+
+    def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
+        """Offer the daemon a policy file's bytes; raise `InvalidRequest` if it does not take them.
+
+        What is taken decides in the shadow first, and takes over if its promise holds.
+        """
+        self._ask(*self._policy_frames(content, signature), self.patience_s)
 
     def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""
@@ -254,9 +275,13 @@ class AsyncClient(_Talk):
         reading_ms: float | None = None,
         phi: int | None = None,
         top: int = 0,
+        priority: int = 0,
+        min_quality: float | None = None,
     ) -> Answer:
         """Return the answer for an image; see `Client.infer`."""
-        id, frames = self._infer_frames(image, deadline_ms, reading_ms, phi, top)
+        id, frames = self._infer_frames(
+            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        )
         answer = await self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer
@@ -266,6 +291,10 @@ class AsyncClient(_Talk):
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
         await self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
+
+    async def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
+        """Offer the daemon a policy file's bytes; see `Client.push_policy`."""
+        await self._ask(*self._policy_frames(content, signature), self.patience_s)
 
     async def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""

@@ -13,18 +13,20 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from .. import __version__
-from ..config import Config
+from ..config import Config, Recorder, taken
 from ..errors import (
     AdaphiError,
     Draining,
+    InvalidRequest,
     NotReady,
     ProtocolError,
     RequestError,
@@ -34,9 +36,21 @@ from ..errors import (
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
-from . import http, protocol, worker
+from ..policies.rules import is_rule
+from . import flight, http, protocol, worker
+from .flight import FlightRecorder
 from .metrics import Metrics
-from .protocol import BudgetHeader, HelloHeader, InferHeader, OkHeader
+from .notify import Notifier, Watchdog
+from .oip_routes import OpenInference
+from .policy_file import PolicyGate, WatchedFile
+from .protocol import (
+    AnswerHeader,
+    BudgetHeader,
+    HelloHeader,
+    InferHeader,
+    OkHeader,
+    PolicyHeader,
+)
 from .pump import Pump
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
@@ -48,21 +62,37 @@ SWEEP_S = 0.02
 """How often waiting requests are looked through for expired ones."""
 FIRST_GUESS_S = 10.0
 """How long a worker is taken to need until it is warm, before one ever was."""
+PATIENCE_S = 120
+"""How much longer a service manager is asked to wait at each sign that the start goes on."""
 
 
 class Daemon:
-    """One device's daemon; `serve` runs it until a signal. Raises `StartupError` if it cannot start."""
+    """One device's daemon; `serve` runs it until a signal. Raises `StartupError` if it cannot start.
 
-    def __init__(self, config: Config) -> None:
+    On SIGHUP `reload` is called for a new configuration.
+    """
+
+    def __init__(self, config: Config, reload: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._reload = reload or (lambda: config)
         given = Profile.load(config.ladder) if config.ladder.endswith(".json") else None
         self.profile = given
         self.boot_id = uuid.uuid4().hex[:12]
         self.metrics = Metrics(given.ladder if given else config.ladder, __version__)
-        self.sensors = [make_sensor(source) for source in config.budget.sources]
+        self.sensors = [
+            make_sensor(source, config.budget.root, threads=config.worker.threads)
+            for source in config.budget.sources
+        ]
+        for sensor in self.sensors:
+            if not sensor.probe():
+                log.warning("the budget source %r does not work here: it is left out", sensor.name)
         self.pushed = next((s for s in self.sensors if isinstance(s, PushedBudget)), None)
         self.service: Service | None = None  # exists from the first warm worker on
         self.draining = False
+        self.notifier = Notifier()
+        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
+        self.gate = PolicyGate(config.policy_key)
+        self.policy_file = _watched(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0
@@ -102,7 +132,8 @@ class Daemon:
             listener.close()
             raise
         self.router = Pump(router, self._on_client_message)
-        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status)
+        routes = OpenInference(self).routes()
+        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status, routes)
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
             self.context, self._orders(), self._on_worker_message, self._on_worker_loss
@@ -116,10 +147,16 @@ class Daemon:
         """Read the sensors and sweep the queue until it is time to stop; the rest is callbacks."""
         next_reading_s = 0.0
         while not self.stopping.is_set():
+            self.watchdog.beat(self.loop.time())
             if self.service is not None:
                 self.service.sweep()
+                if self.service.flight is not None:
+                    self.service.flight.flush()
+                    self.metrics.flight_lost.set(self.service.flight.lost)
                 if self.loop.time() >= next_reading_s:
                     self.service.read_sensors()
+                    if self.policy_file is not None and self.policy_file.changed():
+                        self._take_policy_file()
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
@@ -127,6 +164,7 @@ class Daemon:
     async def _drain(self) -> None:
         """Accept nothing new; finish what was accepted, for `drain_s` at most."""
         self.draining = True
+        self.notifier.tell(STOPPING=1, STATUS="answering what was accepted")
         until_s = self.loop.time() + self.config.queue.drain_s
         while self.service is not None and not self.service.idle and self.loop.time() < until_s:
             self.service.sweep()
@@ -137,6 +175,8 @@ class Daemon:
         self.draining = True
         if self.service is not None:
             self.service.abandon()
+            if self.service.flight is not None:
+                self.service.flight.close()
         await self.supervisor.stop()
         self.http.should_exit = True
         await asyncio.gather(self.http_task, return_exceptions=True)
@@ -154,7 +194,7 @@ class Daemon:
                 raise TooLarge(f"a message has at most {limit_mb:g} MB (zmq.max_message_mb)")
             self._dispatch(client, *protocol.split(message))
         except RequestError as error:
-            self.metrics.count(error.code if error.code == "shed" else "refused")
+            self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
 
     def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
@@ -162,18 +202,73 @@ class Daemon:
             infer = protocol.decode(InferHeader, header)
             protocol.check_numbers(infer)
             tensor = protocol.tensor_of(infer, rest)
-            if self.draining:
-                raise Draining("the daemon is shutting down")
-            if self.service is None:
-                raise NotReady("the models are not warm yet")
-            self.service.submit(Ticket(client, infer.id), infer, tensor)
+            ticket = Ticket(infer.id, partial(self._reply, client, infer.id))
+            self.serving().submit(ticket, infer, tensor)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
+        elif kind == protocol.POLICY:
+            pushed = protocol.decode(PolicyHeader, header)
+            if len(rest) != 1:
+                raise ProtocolError(f"expected one frame with the policy, got {len(rest)}")
+            self._offer(bytes(rest[0]), pushed.signature)
+            self._send_ok(client, pushed.id)
         elif kind == protocol.HELLO:
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
+
+    def _offer(self, content: bytes, signature: bytes | None) -> None:
+        """Let a pushed policy decide in the shadow; raise `InvalidRequest` if it is not taken."""
+        if self.service is None:
+            raise NotReady("the models are not warm yet")
+        try:
+            self.service.rollout.offer(self.gate.open(content, signature))
+        except AdaphiError as error:
+            raise InvalidRequest(str(error)) from None
+        log.info("a policy was pushed: it decides in the shadow")
+
+    def _take_policy_file(self) -> None:
+        """Let the policy in the file that changed decide in the shadow; a bad one changes nothing."""
+        assert self.service is not None and self.policy_file is not None
+        try:
+            self.service.rollout.offer(self.gate.load(self.policy_file.path))
+        except AdaphiError as error:
+            log.error("the changed policy is not taken: %s", error)
+        else:
+            log.info("%s has changed: it decides in the shadow", self.policy_file.path)
+
+    def _on_hangup(self) -> None:
+        """Take what can be changed while running from a new configuration; a bad one changes nothing."""
+        try:
+            wanted = self._reload()
+        except AdaphiError as error:
+            log.error("the configuration is not taken: %s", error)
+            return
+        config, fixed = taken(self.config, wanted)
+        if fixed:
+            log.warning("these need a restart: %s", ", ".join(fixed))
+        changed, self.config = config.policy != self.config.policy, config
+        if self.service is not None:
+            self.service.take(config)
+            if changed and (file := _watched(config)) is not None:
+                self.policy_file = file
+                self._take_policy_file()
+        log.info("the configuration was taken")
+
+    def serving(self) -> Service:
+        """Return what serves requests; raise `Draining` or `NotReady` where nothing does."""
+        if self.draining:
+            raise Draining("the daemon is shutting down")
+        if self.service is None:
+            raise NotReady("the models are not warm yet")
+        return self.service
+
+    def _reply(self, client: bytes, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+        if isinstance(what, RequestError):
+            self._send(client, protocol.error_frames(what, id))
+        else:
+            self._send(client, [*protocol.encode(protocol.ANSWER, what), *rest])
 
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
@@ -204,6 +299,7 @@ class Daemon:
 
     def _on_worker_message(self, kind: bytes, frames: list[Any]) -> None:
         header, tensor = bytes(frames[0]), frames[1:]
+        self.watchdog.heard()
         if kind == worker.UP:
             self._on_up(protocol.decode(worker.Up, header))
         elif kind == worker.FATAL:
@@ -212,10 +308,15 @@ class Daemon:
         elif kind == worker.PROGRESS:
             progress = protocol.decode(worker.Progress, header)
             log.debug("%s (%d of %d)", progress.what, progress.done, progress.total)
+            self.notifier.tell(EXTEND_TIMEOUT_USEC=PATIENCE_S * 1_000_000, STATUS=progress.what)
         elif self.service is not None and kind == worker.DONE:
             self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.KEPT:
             self.service.on_kept(frozenset(protocol.decode(worker.Kept, header).resident))
+        elif self.service is not None and kind == worker.LOADED:
+            loaded = protocol.decode(worker.Loaded, header)
+            self.service.on_kept(frozenset(loaded.resident))
+            self.service.residency.on_loaded(loaded)
         elif self.service is not None and kind == worker.FAILED:
             self.service.on_failed(protocol.decode(worker.Failed, header))
 
@@ -231,12 +332,14 @@ class Daemon:
         self.service.on_up(frozenset(up.resident))
         controller = self.service.scheduler.controller
         log.info("ready after %.1f s: %r", self._worker_takes_s, controller)
+        self.notifier.tell(READY=1, STATUS=f"serving {self.metrics.ladder}")
 
     def _make_service(self, profile: Profile) -> Service:
         config = self.config
         objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
+        file = self.policy_file
         policy = choose(
-            config.policy,
+            config.policy if file is None else self.gate.load(file.path),
             profile,
             latency=config.latency,
             objective=objective,
@@ -246,9 +349,24 @@ class Daemon:
         )
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
-        return Service(
-            config, profile, policy, self.sensors, self.metrics, self.supervisor, self._send
+        service = Service(config, profile, policy, self.sensors, self.metrics, self.supervisor)
+        if config.recorder.folder is not None:
+            service.flight = self._make_recorder(config.recorder, profile, policy.name)
+        return service
+
+    def _make_recorder(
+        self, config: Recorder, profile: Profile, policy_name: str
+    ) -> FlightRecorder:
+        header = flight.Header(
+            boot_id=self.boot_id,
+            ladder=profile.ladder,
+            ladder_fingerprint=profile.ladder_fingerprint,
+            policy=policy_name,
+            variants=tuple(v.name for v in profile.variants),
+            typical_ms=tuple(profile.typical_ms(self.config.latency)),
         )
+        assert config.folder is not None
+        return FlightRecorder(config.folder, header, limit_bytes=int(config.limit_mb * 1e6))
 
     def _on_worker_loss(self, reason: str) -> None:
         self._worker_began_s = self.loop.time()
@@ -297,6 +415,7 @@ class Daemon:
             state |= {
                 "policy": controller.policy.name,
                 "certificate": controller.certificate,
+                "rollout": service.rollout.state,
                 "active": controller.active,
                 "resident": sorted(service.resident),
                 "waiting": len(service.scheduler),
@@ -342,10 +461,11 @@ class Daemon:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop)
+        self.loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self.loop.remove_signal_handler(number)
 
 
@@ -369,6 +489,13 @@ def _own(address: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _watched(config: Config) -> WatchedFile | None:
+    """Return the configuration's policy file, None where the policy is a rule or solved at the start."""
+    if config.policy is None or is_rule(config.policy):
+        return None
+    return WatchedFile(Path(config.policy))
 
 
 def _id_of(message: list[zmq.Frame]) -> int | None:

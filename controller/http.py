@@ -1,20 +1,53 @@
-"""Metrics and health over HTTP, served inside the daemon's own loop."""
+"""The HTTP server inside the daemon's own loop: metrics, health, and whatever routes it is given.
+
+Every error is JSON, `{"error": …}`, those of the framework and of the server below it included.
+"""
 
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import h11
 import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..errors import StartupError
+from ..errors import RequestError, StartupError
+from .oip import status_of
+
+MAX_HEADER_BYTES = 16 * 1024
+"""What a request's line and headers may have together."""
+KEEP_ALIVE_S = 60
+"""How long an idle connection is kept: a camera that asks every few seconds keeps its own."""
+GRACE_S = 2
+"""How long a shutdown waits for connections that are still busy."""
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's HTTP, whose own errors are JSON too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or has too large a header, and close the connection."""
+        body = json.dumps({"error": msg}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        events = (response, h11.Data(data=body), h11.EndOfMessage())
+        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -23,6 +56,21 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _HeaderLimit:
+    """Refuses large headers: h11 counts only what is still incomplete after a read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(scope["raw_path"]) + sum(len(k) + len(v) for k, v in scope["headers"])
+        if size > MAX_HEADER_BYTES:
+            error = f"the headers have {size} bytes; at most {MAX_HEADER_BYTES} are read"
+            await JSONResponse({"error": error}, 431)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Metrics:
@@ -39,8 +87,9 @@ def make_server(
     registry: CollectorRegistry,
     is_ready: Callable[[], bool],
     status: Callable[[], dict[str, object]],
+    routes: Sequence[Route] = (),
 ) -> uvicorn.Server:
-    """Return a server of `/metrics`, `/healthz`, `/readyz` and `/` (the daemon's state as JSON)."""
+    """Return a server of `/metrics`, `/healthz`, `/readyz`, `/` (the state as JSON) and `routes`."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -59,16 +108,58 @@ def make_server(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", _Metrics(registry)),
-        ]
+            *routes,
+        ],
+        middleware=[Middleware(_HeaderLimit)],
+        exception_handlers={
+            HTTPException: _framework_error,
+            RequestError: _request_error,
+            ClientDisconnect: _nobody_there,
+            Exception: _our_error,
+        },
     )
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", loop="asyncio")
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # or anyone could fill the log with a line for each bad request
+        access_log=False,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
     return _Server(config)
+
+
+def _framework_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    status = status_of(error)
+    return JSONResponse(
+        {"error": str(error)}, status, {"Retry-After": "1"} if status == 503 else None
+    )
+
+
+def _nobody_there(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # never sent: the client is gone
+
+
+def _our_error(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"internal error: {type(error).__name__}"}, 500)
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a listening socket; raise `StartupError` saying which address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # By its protocol's name, or asyncio would leave Nagle's algorithm on: 40 ms for each answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

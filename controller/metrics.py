@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from itertools import permutations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -91,13 +93,25 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
+        self._readings: dict[str, tuple[str, Gauge]] = {}
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
             registry=registry,
         )
+        self.flight_lost = Gauge(
+            "adaphi_flight_lost_records",
+            "Records that the flight recorder could not write.",
+            registry=registry,
+        )
         self.restarts = Counter(
             "adaphi_worker_restarts", "Workers that had to be replaced.", registry=registry
+        )
+        self._rollouts = Counter(
+            "adaphi_policy_rollouts",
+            "Policies that were offered and refused, took_over, were kept or rolled_back.",
+            ["outcome"],
+            registry=registry,
         )
         self.ready = Gauge("adaphi_ready", "1 while the models are warm.", registry=registry)
         self.policy = Info("adaphi_policy", "The policy in use.", registry=registry)
@@ -133,14 +147,37 @@ class Metrics:
         )
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
-        self.policy.info({"name": policy})
+        self._begin_at_zero([variant.name for variant in profile.variants])
         self.show_certificate("")
-        self.policy_loaded.set(time.time())
+        self.show_policy(policy)
+
+    def _begin_at_zero(self, names: list[str]) -> None:
+        """Show what never happened as 0: without its series a share of all would be no number at all."""
+        for outcome in ("shed", "expired", "refused"):
+            self._requests.labels(self.ladder, "", outcome)
+        for outcome in ("ok", "late", "error"):
+            for name in names:
+                self._requests.labels(self.ladder, name, outcome)
+        for pair in permutations(names, 2):
+            self._switches.labels(*pair)
 
     def count(self, outcome: str, phi: int | None = None) -> None:
-        """Count a request: ok, late, shed, expired, refused or error; `phi` where one ran."""
+        """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
         variant = "" if phi is None else self._profile.variants[phi].name
         self._requests.labels(self.ladder, variant, outcome).inc()
+
+    def show_policy(self, name: str) -> None:
+        """Record which policy decides from now on."""
+        self.policy.info({"name": name})
+        self.policy_loaded.set(time.time())
+
+    def count_rollout(self, outcome: str) -> None:
+        """Count what became of a policy that was offered."""
+        self._rollouts.labels(outcome).inc()
+
+    def count_refusal(self, code: str) -> None:
+        """Count a request that never ran, by the code of its error."""
+        self.count(code if code in ("shed", "expired") else "refused")
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""
@@ -170,10 +207,21 @@ class Metrics:
     def show_budget(self, monitor: BudgetMonitor, limits: Limits, now_s: float) -> None:
         """Record what the sensors said last."""
         for sensor in monitor.sensors:
-            sample = monitor.samples.get(sensor.name)
-            self._sensor_up.labels(sensor.name).set(sample is not None)
-            if sensor.name in monitor.read_s:
-                self._sensor_age.labels(sensor.name).set(now_s - monitor.read_s[sensor.name])
+            name, sample = sensor.name, monitor.samples.get(sensor.name)
+            self._sensor_up.labels(name).set(monitor.up.get(name, False))
+            if name in monitor.read_s:
+                self._sensor_age.labels(name).set(now_s - monitor.read_s[name])
             if sample is not None and sample.pressure is not None:
-                self._budget_ratio.labels(sensor.name).set(1 - sample.pressure)
+                self._budget_ratio.labels(name).set(1 - sample.pressure)
+            if sample is not None:
+                self._show_readings(name, sample.readings if monitor.up[name] else {})
         self._slowdown.set(limits.slowdown)
+
+    def _show_readings(self, sensor: str, readings: Mapping[str, float]) -> None:
+        """Record a sensor's bare values, each under a name of its own; not a number once they are old."""
+        for name in readings.keys() - self._readings.keys():
+            text = f"As the sensor {sensor} reads it."
+            self._readings[name] = sensor, Gauge(f"adaphi_{name}", text, registry=self.registry)
+        for name, (owner, gauge) in self._readings.items():
+            if owner == sensor:
+                gauge.set(readings.get(name, math.nan))

@@ -3,8 +3,8 @@
 A message is a list of frames: `ADP1`, one byte that says what it is, a msgpack header, and for
 requests and answers the raw bytes of one tensor (little-endian, row-major). Nothing is ever pickled.
 
-    client → daemon    I infer · B push a budget · H hello
-    daemon → client    A answer · E error · K hello's or the budget's reply
+    client → daemon    I infer · B push a budget · P push a policy · H hello
+    daemon → client    A answer · E error · K hello's, the budget's or the policy's reply
 
 Headers are decoded with their types checked; unknown fields are ignored, so that older and newer
 releases of one major version understand each other.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 
 MAGIC = b"ADP1"
-INFER, BUDGET, HELLO = b"I", b"B", b"H"
+INFER, BUDGET, POLICY, HELLO = b"I", b"B", b"P", b"H"
 ANSWER, ERROR, OK = b"A", b"E", b"K"
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -38,7 +38,10 @@ ZERO_COPY_BYTES = 64 * 1024
 
 
 class InferHeader(msgspec.Struct):
-    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on."""
+    """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on.
+
+    `priority` 1 is served first, 0 is the default; only variants of `min_quality` or more may answer.
+    """
 
     id: int
     dtype: str
@@ -47,6 +50,8 @@ class InferHeader(msgspec.Struct):
     reading_ms: float | None = None
     phi: int | None = None
     top: int = 0
+    priority: int = 0
+    min_quality: float | None = None
 
 
 class BudgetHeader(msgspec.Struct):
@@ -56,6 +61,13 @@ class BudgetHeader(msgspec.Struct):
     budget_ms: float | None = None
     max_phi: int | None = None
     ttl_s: float = 1.0
+
+
+class PolicyHeader(msgspec.Struct):
+    """A pushed policy: the file's bytes follow as a frame; `signature` is theirs (Ed25519)."""
+
+    id: int
+    signature: bytes | None = None
 
 
 class HelloHeader(msgspec.Struct):
@@ -166,12 +178,16 @@ def decode(kind: type[Header], header: bytes) -> Header:
 
 def check_numbers(header: InferHeader) -> None:
     """Raise `InvalidRequest` where a field of a request has an impossible value."""
-    for name in ("deadline_ms", "reading_ms"):
+    for name in ("deadline_ms", "reading_ms", "min_quality"):
         value = getattr(header, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")
     if not 0 <= header.top <= 1000:
         raise InvalidRequest(f"top is {header.top}; expected 0 to 1000")
+    if header.priority < 0:
+        raise InvalidRequest(
+            f"priority is {header.priority}; expected 1 (first), 2, … or 0 (default)"
+        )
 
 
 def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
@@ -181,8 +197,8 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
     if header.dtype not in DTYPES:
         raise InvalidRequest(f"dtype {header.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
     shape = header.shape
-    if len(shape) > MAX_AXES or any(n < 0 for n in shape):
-        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, none negative")
+    if len(shape) > MAX_AXES or any(n < 1 for n in shape):
+        raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, each at least 1")
     dtype = np.dtype(header.dtype).newbyteorder("<")
     buffer = memoryview(frames[0])
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:

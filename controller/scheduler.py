@@ -1,21 +1,25 @@
 """Which request runs next, and which is refused: pure, with the time as an argument.
 
-One model runs at a time. Requests wait in the order of their deadlines; one whose deadline has passed
-never starts, and one that could only be late even with the quickest variant is refused at once.
+One model runs at a time. Requests wait in the order of their priorities and, within one, of their
+deadlines; one whose deadline has passed or whose client went away never starts, and one that could only
+be late even with the quickest variant that may answer it is refused at once.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
+from bisect import bisect, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
-from ..errors import Busy, Expired, InvalidRequest, RequestError, Shed
+from ..errors import Busy, Expired, InvalidRequest, NotReady, RequestError, Shed
 from ..model_zoo.profile import Costs
 from .step import Controller, Decision, Reading
+
+DEFAULT_PRIORITY = 5
+"""The priority of a request that has none: 1 to 4 are served before it, 6 and more after it."""
 
 
 @dataclass(slots=True)
@@ -23,7 +27,8 @@ class Request:
     """A request as the scheduler sees it; `ticket` is whatever the caller needs to answer it.
 
     Times in seconds of one monotonic clock. `reading_ms`, if given, is what the policy decides on, as
-    it stands; otherwise it decides on the time left. `phi` pins the variant.
+    it stands; otherwise it decides on the time left. `phi` pins the variant; only variants of at least
+    `min_quality` may answer. `priority` 1 is served first; 0 stands for `DEFAULT_PRIORITY`.
     """
 
     ticket: Any
@@ -33,6 +38,8 @@ class Request:
     phi: int | None = None
     top: int = 0
     tensor: Any = None
+    priority: int = 0
+    min_quality: float | None = None
 
     def slack_ms(self, now_s: float) -> float:
         """Return the time left until the deadline."""
@@ -43,7 +50,7 @@ class Limits(NamedTuple):
     """What the budget sources say now: a time budget (ms), the highest φ, the slow-down factor, and more.
 
     `memory_bytes` is what variants may take together, `resident` which are loaded; `energy_j` is what the
-    battery holds, to last for `left_s`. None: not known.
+    battery holds, to last for `left_s`. None: not known. `unloaded` variants may not answer.
     """
 
     budget_ms: float | None = None
@@ -53,6 +60,7 @@ class Limits(NamedTuple):
     resident: frozenset[int] | None = None
     energy_j: float | None = None
     left_s: float | None = None
+    unloaded: frozenset[int] = frozenset()
 
 
 class Start(NamedTuple):
@@ -98,9 +106,13 @@ class Slowdown:
         return 1.0 + (self.factor - 1.0) * math.exp2(-age_s / self.half_life_s)
 
 
+Place = tuple[int, float, int, Request]
+"""Where a request waits: priority, deadline, order of arrival; the last tells any two apart."""
+
+
 @dataclass
 class Scheduler:
-    """A bounded queue in deadline order in front of one controller.
+    """A bounded queue in the order of priority and deadline in front of one controller.
 
     `typical_ms` (M,) is what a run mostly takes. A policy plans with a cautious quantile, but only what
     is typically too slow *could only be late* and is refused.
@@ -110,35 +122,46 @@ class Scheduler:
     costs: Costs
     max_requests: int = 64
     typical_ms: Sequence[float] = ()
-    _heap: list[tuple[float, int, Request]] = field(default_factory=list)
+    _queue: list[Place] = field(default_factory=list)  # ascending: the first runs next
     _order: Iterator[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
         self.typical_ms = self.typical_ms or self.costs.latency_ms.tolist()
+        self._quality: list[float] = self.costs.quality.tolist()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._queue)
 
-    def admit(self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0) -> None:
+    def admit(
+        self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0
+    ) -> Refusal | None:
         """Queue a request; raise the error that answers it if it cannot be served.
 
-        `busy_ms` is how long the running request will still take. Raises `InvalidRequest` for a
-        variant that does not exist, `Busy`, or `Shed` for a miss that can be foreseen.
+        `busy_ms` is how long the running request will still take. Where the queue is full, its last
+        request gives way to one of a higher priority, and is returned with the error that answers it.
+        Raises `InvalidRequest` for a variant or a quality that does not exist, `NotReady` for one that
+        is unloaded, `Busy`, or `Shed` for a miss that can be foreseen.
         """
-        if request.phi is not None and not 0 <= request.phi < len(self.costs):
-            raise InvalidRequest(f"φ={request.phi}: the ladder has φ = 0 … {len(self.costs) - 1}")
-        if len(self._heap) >= self.max_requests:
-            raise Busy(f"{len(self._heap)} requests are waiting already")
-        quickest = self._quickest_ms(request, limits)
-        ahead = sum(1 for deadline, _, _ in self._heap if deadline <= request.deadline_s)
-        wait_ms = busy_ms + ahead * min(self.typical_ms) * limits.slowdown
-        self._refuse_a_miss(request, now_s, wait_ms, quickest)
-        heapq.heappush(self._heap, (request.deadline_s, next(self._order), request))
+        self._check(request)
+        admitted = self._admitted(request, limits)
+        rank = request.priority or DEFAULT_PRIORITY
+        place: Place = (rank, request.deadline_s, next(self._order), request)
+        full = len(self._queue) >= self.max_requests
+        if full and self._queue[-1][0] <= rank:
+            raise Busy(f"{len(self._queue)} requests are waiting already")
+        wait_ms = busy_ms + bisect(self._queue, place) * min(self.typical_ms) * limits.slowdown
+        self._refuse_a_miss(request, now_s, wait_ms, self._quickest_ms(admitted, limits))
+        last = self._queue.pop()[-1] if full else None
+        insort(self._queue, place)
+        if last is None:
+            return None
+        return Refusal(last, Busy("a request of higher priority took the last place"))
 
     def expired(self, now_s: float) -> Iterator[Refusal]:
         """Take out and yield every request whose deadline has passed."""
-        while self._heap and self._heap[0][0] <= now_s:
-            _, _, request = heapq.heappop(self._heap)
+        for place in [p for p in self._queue if p[1] <= now_s]:
+            self._queue.remove(place)
+            request = place[-1]
             waited_ms = (now_s - request.arrived_s) * 1e3
             yield Refusal(
                 request, Expired(f"the deadline passed after {waited_ms:.1f} ms of waiting")
@@ -146,26 +169,37 @@ class Scheduler:
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
         """Take out the most urgent request: decide on it, or say why it is refused."""
-        if not self._heap:
-            return None
         for refusal in self.expired(now_s):
             return refusal
-        _, _, request = heapq.heappop(self._heap)
+        if not self._queue:
+            return None
+        request = self._queue.pop(0)[-1]
         try:
-            self._refuse_a_miss(request, now_s, 0.0, self._quickest_ms(request, limits))
-        except Shed as error:
+            admitted = self._admitted(request, limits)
+            self._refuse_a_miss(request, now_s, 0.0, self._quickest_ms(admitted, limits))
+        except RequestError as error:
             return Refusal(request, error)
-        return Start(request, self._decide(request, now_s, limits))
+        return Start(request, self._decide(request, now_s, limits, admitted))
+
+    def cancel(self, ticket: Any) -> bool:
+        """Take out the request with this very ticket; return False if it is not waiting."""
+        for number, (*_, request) in enumerate(self._queue):
+            if request.ticket is ticket:
+                del self._queue[number]
+                return True
+        return False
 
     def clear(self) -> Iterator[Request]:
         """Take out and yield every waiting request, the most urgent first."""
-        while self._heap:
-            yield heapq.heappop(self._heap)[2]
+        while self._queue:
+            yield self._queue.pop(0)[-1]
 
-    def _decide(self, request: Request, now_s: float, limits: Limits) -> Decision:
+    def _decide(
+        self, request: Request, now_s: float, limits: Limits, admitted: frozenset[int] | None
+    ) -> Decision:
         if request.phi is not None:
             return self.controller.pin(request.phi)
-        more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s
+        more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s, admitted
         if request.reading_ms is not None:
             return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
         slack_ms = request.slack_ms(now_s) / limits.slowdown
@@ -174,9 +208,38 @@ class Scheduler:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
         return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *more))
 
-    def _quickest_ms(self, request: Request, limits: Limits) -> float:
+    def _check(self, request: Request) -> None:
+        """Raise `InvalidRequest` for what no variant of the ladder can answer, whatever the limits."""
+        phi, floor = request.phi, request.min_quality
+        if phi is not None and not 0 <= phi < len(self.costs):
+            raise InvalidRequest(f"φ={phi}: the ladder has φ = 0 … {len(self.costs) - 1}")
+        best = max(self._quality) if phi is None else self._quality[phi]
+        if floor is not None and floor > best:
+            which = "the ladder's best variant" if phi is None else f"φ={phi}"
+            raise InvalidRequest(f"min_quality is {floor:g}, and {which} has {best:g}")
+
+    def _admitted(self, request: Request, limits: Limits) -> frozenset[int] | None:
+        """Return the variants that may answer now, None for all; raise the error if there is none."""
+        phi, floor = request.phi, request.min_quality
+        if phi is None and floor is None and not limits.unloaded:
+            return None
+        good = (
+            {a for a, quality in enumerate(self._quality) if floor is None or quality >= floor}
+            if phi is None
+            else {phi}
+        )
+        loaded = good - limits.unloaded
+        if not loaded:
+            raise NotReady("every variant that may answer this request is unloaded")
+        if phi is None and limits.max_phi is not None:
+            loaded = {a for a in loaded if a <= limits.max_phi}
+        if not loaded:
+            raise Shed(f"the budget admits φ ≤ {limits.max_phi}, of which none may answer this")
+        return frozenset(loaded)
+
+    def _quickest_ms(self, admitted: frozenset[int] | None, limits: Limits) -> float:
         typical = self.typical_ms
-        quickest = typical[request.phi] if request.phi is not None else min(typical)
+        quickest = min(typical) if admitted is None else min(typical[phi] for phi in admitted)
         return quickest * limits.slowdown
 
     @staticmethod

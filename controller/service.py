@@ -18,13 +18,19 @@ from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
-from . import protocol, worker
+from ..policies.resident import ResidentTable
+from . import flight, protocol, worker
 from .budget import BudgetMonitor
+from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
+from .residency import Residency
+from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
-from .step import Controller
+from .shrinking import Shrinking
+from .statistics import Tally
+from .step import Controller, Decision
 from .supervisor import Supervisor
 
 log = logging.getLogger("adaphi")
@@ -32,15 +38,16 @@ log = logging.getLogger("adaphi")
 GRACE_S = 0.5
 """How long after its deadline a running request may still be answered with an output."""
 
-SendToClient = Callable[[bytes, list[Any]], None]
+Reply = Callable[[AnswerHeader | RequestError, list[Any]], None]
+"""Carries an answer with the frames of its output, or an error, back to whoever asked."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
-    """Where an answer goes: the client's address and its request's id."""
+    """Who asked: the request's id, and the way back."""
 
-    client: bytes
     id: int
+    reply: Reply
 
 
 @dataclass(slots=True)
@@ -64,7 +71,6 @@ class Service:
         sensors: list[Sensor],
         metrics: Metrics,
         supervisor: Supervisor,
-        send: SendToClient,
     ) -> None:
         costs = profile.costs(config.latency)
         self.config = config
@@ -75,20 +81,42 @@ class Service:
         self.scheduler = Scheduler(
             Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
         )
-        self.monitor = BudgetMonitor(sensors, profile, config.worker.memory_limit_bytes)
+        self.rollout = Rollout(
+            self.scheduler.controller,
+            profile,
+            memory_limit_bytes=config.worker.memory_limit_bytes,
+            adapt=config.adapt,
+        )
+        self.monitor = BudgetMonitor(
+            sensors, profile, config.worker.memory_limit_bytes, config.budget.stale_s
+        )
+        self.shrinking = Shrinking([v.memory_bytes or 0 for v in profile.variants])
+        self._ordered: frozenset[int] | None = None  # what the worker was told to keep
         self.slowdown = Slowdown()
         self.limits = Limits()
         self.running: Running | None = None
         self.resident: frozenset[int] = frozenset()
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
-        self._send = send
+        self.flight: FlightRecorder | None = None
+        self.residency = Residency(
+            [v.name for v in profile.variants],
+            isinstance(policy, ResidentTable),
+            supervisor.send,
+            self._update_limits,
+        )
+        self.tallies = [Tally() for _ in profile.variants]
         self._now = asyncio.get_running_loop().time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
         self._keys = 0
         metrics.start(profile, policy.name)
         metrics.show_active(0)
+
+    def take(self, config: Config) -> None:
+        """Use a configuration that differs from the present one in what may change while running."""
+        self.config = config
+        self.scheduler.max_requests = config.queue.max_requests
 
     @property
     def idle(self) -> bool:
@@ -97,26 +125,44 @@ class Service:
 
     # ---------------------------------------------------------------------------- requests
 
-    def submit(self, ticket: Ticket, infer: InferHeader, tensor: Any) -> None:
-        """Queue a request, or raise the error that answers it."""
+    def submit(
+        self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
+    ) -> None:
+        """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
         now_s = self._now()
+        arrived_s = now_s if arrived_s is None else arrived_s
         deadline_ms = infer.deadline_ms
         if deadline_ms is None:
             deadline_ms = self.config.budget.deadline_ms
         request = Request(
             ticket=ticket,
-            arrived_s=now_s,
-            deadline_s=now_s + deadline_ms / 1e3,
+            arrived_s=arrived_s,
+            deadline_s=arrived_s + deadline_ms / 1e3,
             reading_ms=infer.reading_ms,
             phi=infer.phi,
             top=infer.top,
             tensor=tensor,
+            priority=infer.priority,
+            min_quality=infer.min_quality,
         )
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        displaced = self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        if displaced is not None:
+            self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
+        running = self.running
+        if self.scheduler.cancel(ticket):
+            self.metrics.count("cancelled")
+        elif (
+            running is not None and running.start.request.ticket is ticket and not running.answered
+        ):
+            running.answered = True
+            self.metrics.count("cancelled", running.start.decision.phi)
 
     def _start_next(self) -> None:
         """Give the worker its next request, if it is free and there is one."""
@@ -155,9 +201,11 @@ class Service:
 
     def on_up(self, resident: frozenset[int]) -> None:
         """A worker is warm: serve."""
+        self._ordered = None
         self.on_kept(resident)
         self.ready = True
         self.metrics.ready.set(1)
+        self.residency.on_up()
         self.read_sensors()
         self._start_next()
 
@@ -195,6 +243,7 @@ class Service:
         self.warm_again_s = warm_again_s
         self.metrics.ready.set(0)
         self.metrics.restarts.inc()
+        self.residency.on_worker_lost()
         if self.running is not None:
             self._refuse_running(
                 WorkerLost(f"the worker died while running this request ({reason})")
@@ -222,7 +271,18 @@ class Service:
         now_s = self._now()
         self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
         self._update_limits()
+        self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
+        if self.flight is not None:
+            limits = self.limits
+            self.flight.add(
+                flight.READING,
+                resident=self.resident,
+                slowdown=limits.slowdown,
+                budget_ms=limits.budget_ms,
+                memory_bytes=limits.memory_bytes,
+                energy_j=limits.energy_j,
+            )
         self.metrics.queue_depth.set(len(self.scheduler))
 
     def abandon(self) -> None:
@@ -234,7 +294,25 @@ class Service:
 
     def _update_limits(self) -> None:
         limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
-        self.limits = limits._replace(left_s=max(0.0, self._battery_until_s - self._now()))
+        if self.shrinking.evicted:
+            # What is to return is loaded behind, never while a request waits.
+            cap = max(self.resident, default=0)
+            limits = limits._replace(
+                max_phi=cap if limits.max_phi is None else min(cap, limits.max_phi)
+            )
+        self.limits = limits._replace(
+            left_s=max(0.0, self._battery_until_s - self._now()), unloaded=self.residency.unloaded
+        )
+
+    def _fit_into_memory(self) -> None:
+        """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
+        planned = isinstance(self.scheduler.controller.policy, ResidentTable)
+        wanted = self.shrinking.order(self.resident, self.limits.memory_bytes, planned=planned)
+        if wanted is not None and wanted != self._ordered:
+            log.info("memory is for φ = %s", ", ".join(map(str, sorted(wanted))))
+            header = worker.Kept(tuple(sorted(wanted)))
+            self.supervisor.send(protocol.encode(worker.KEEP, header)[1:])
+        self._ordered = wanted
 
     def _busy_ms(self, now_s: float) -> float:
         """Return how long the running request will still take."""
@@ -263,14 +341,26 @@ class Service:
             top=done.top,
         )
         running.answered = True
-        self._send(request.ticket.client, [*protocol.encode(protocol.ANSWER, header), *tensor])
+        request.ticket.reply(header, tensor)
+        self.tallies[phi].add(latency_s, queue_s, done.inference_ms)
         self.metrics.count("late" if late else "ok", phi)
-        self._report(not late)
+        self._record(
+            running.start,
+            "late" if late else "ok",
+            running.began_s,
+            done.inference_ms,
+            latency_s * 1e3,
+        )
+        self._report(running.start.decision, not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
 
-    def _report(self, on_time: bool) -> None:
+    def _report(self, decision: Decision, on_time: bool) -> None:
         controller = self.scheduler.controller
+        if news := self.rollout.observe(decision, on_time):
+            log.warning("the new policy %s", news)
+            self.metrics.count_rollout(news.partition(" after ")[0].replace(" ", "_"))
+            self.metrics.show_policy(controller.policy.name)
         was, now = controller.certificate, controller.report(on_time)
         if now != was:
             log.warning("certificate %s", now)
@@ -278,15 +368,48 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self.metrics.count(error.code if error.code in ("shed", "expired") else "refused")
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        self.metrics.count_refusal(error.code)
+        if self.flight is not None:
+            outcome = error.code if error.code in ("shed", "expired") else "refused"
+            self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
+        ticket.reply(error, [])
+
+    def _record(
+        self,
+        start: Start,
+        outcome: str,
+        began_s: float,
+        inference_ms: float | None,
+        latency_ms: float | None,
+    ) -> None:
+        """Keep what was decided and what came of it."""
+        if self.flight is None:
+            return
+        decision, limits = start.decision, self.limits
+        self.flight.add(
+            flight.DECISION,
+            outcome=outcome,
+            previous=decision.previous,
+            phi=decision.phi,
+            resident=self.resident,
+            reading_ms=None if decision.reading is None else decision.reading.budget_ms,
+            slack_ms=start.request.slack_ms(began_s),
+            inference_ms=inference_ms,
+            latency_ms=latency_ms,
+            slowdown=limits.slowdown,
+            budget_ms=limits.budget_ms,
+            memory_bytes=limits.memory_bytes,
+            energy_j=limits.energy_j,
+        )
 
     def _refuse_running(self, error: RequestError) -> None:
         running = self.running
         if running is None or running.answered:
             return
         running.answered = True
-        ticket = running.start.request.ticket
-        self.metrics.count("error", running.start.decision.phi)
-        self._report(False)
-        self._send(ticket.client, protocol.error_frames(error, ticket.id))
+        request, phi = running.start.request, running.start.decision.phi
+        self.metrics.count("error", phi)
+        self.tallies[phi].add_failure(self._now() - request.arrived_s)
+        self._record(running.start, "error", running.began_s, None, None)
+        self._report(running.start.decision, False)
+        request.ticket.reply(error, [])

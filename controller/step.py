@@ -23,6 +23,8 @@ class Reading(NamedTuple):
 
     For a policy that plans the resident set, `memory_bytes` is what variants may take together and `resident`
     which are loaded; for one that plans a battery, `energy_j` is what it holds, to last for `left_s`.
+
+    `admitted` are the variants that may answer at all, at least one (None: all); they bind before the rest.
     """
 
     budget_ms: float
@@ -32,6 +34,7 @@ class Reading(NamedTuple):
     resident: frozenset[int] | None = None
     energy_j: float | None = None
     left_s: float | None = None
+    admitted: frozenset[int] | None = None
 
 
 class Decision(NamedTuple):
@@ -70,7 +73,7 @@ class Controller:
         is sure to be late gives way to the largest smaller one that is not.
         """
         previous, policy, keep = self.active, self.policy, None
-        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s = reading
+        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s, admitted = reading
         budget_ms = budget_ms if budget_ms > 0 else 0.0
         need_ms = self._need_ms[previous]
         if isinstance(policy, ResidentTable) and memory_bytes is not None and resident is not None:
@@ -88,6 +91,9 @@ class Controller:
             phi = max_phi
         if slack_ms is not None and need_ms[phi] > slack_ms:
             phi = _largest_in_time(need_ms[:phi], slack_ms)
+        if admitted is not None and phi not in admitted:
+            phi = max((a for a in admitted if a < phi), default=min(admitted))
+            self._watched = False  # the promise is about what the policy chooses
         self.active = phi
         return Decision(phi, previous, reading, keep)
 

@@ -3,9 +3,11 @@
 It connects to the front's socket, loads and warms the ladder, measures a profile if it was given none,
 and then runs one request after the other. Messages are [kind, msgpack header, tensor?]:
 
-    front → worker    R run
+    front → worker    R run · = have these resident · L load a variant behind the runs · E evict one
+                      ? what is resident: a sign of life
     worker → front    P progress · F fatal, cannot start · U up, with the profile · D done · X failed
-                      K what is resident, where that changed between two runs
+                      K what is resident, when asked or where that changed between two runs
+                      O an ordered load has ended
 
 It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
 """
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 WARM_UP_RUNS = 3
 
 LOADING_POLL_MS, IDLE_POLL_MS = 20, 500
-RUN, PROGRESS, FATAL, UP, DONE, FAILED, KEPT = b"R", b"P", b"F", b"U", b"D", b"X", b"K"
+RUN, KEEP, LOAD, EVICT, ASK = b"R", b"=", b"L", b"E", b"?"
+PROGRESS, FATAL, UP, DONE, FAILED, KEPT, LOADED = b"P", b"F", b"U", b"D", b"X", b"K", b"O"
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -85,9 +88,29 @@ class Done(msgspec.Struct):
 
 
 class Kept(msgspec.Struct):
-    """What is resident now."""
+    """What is resident now, or is to be."""
 
     resident: tuple[int, ...]
+
+
+class Load(msgspec.Struct):
+    """An order to make variant `phi` resident, behind the runs."""
+
+    phi: int
+
+
+class Evict(msgspec.Struct):
+    """An order to drop variant `phi`."""
+
+    phi: int
+
+
+class Loaded(msgspec.Struct):
+    """The end of an ordered load: what is resident now, and why `phi` is not, if so."""
+
+    phi: int
+    resident: tuple[int, ...]
+    error: str = ""
 
 
 class Failed(msgspec.Struct):
@@ -189,15 +212,44 @@ def _measure(
 
 def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
     told = pool.resident
+    ordered: set[int] = set()
     while os.getppid() == front:
-        if not socket.poll(LOADING_POLL_MS if pool.loading else IDLE_POLL_MS):
+        if not socket.poll(LOADING_POLL_MS if pool.loading or ordered else IDLE_POLL_MS):
             if pool.resident != told:
-                told = pool.resident
-                _tell(socket, KEPT, Kept(tuple(sorted(told))))
-            continue
-        kind, header, *tensor = socket.recv_multipart(copy=False)
-        if kind.bytes == RUN:
-            _run(socket, pool, decode(Run, header.bytes), tensor)
+                told = _tell_kept(socket, pool)
+        else:
+            kind, *frames = socket.recv_multipart(copy=False)
+            if kind.bytes == RUN:
+                header, *tensor = frames
+                _run(socket, pool, decode(Run, header.bytes), tensor)
+            elif kind.bytes == LOAD:
+                ordered.add(phi := decode(Load, frames[0].bytes).phi)
+                pool.load_behind(phi)
+            else:
+                if kind.bytes == KEEP:
+                    pool.keep(frozenset(decode(Kept, frames[0].bytes).resident))
+                elif kind.bytes == EVICT:
+                    pool.evict(decode(Evict, frames[0].bytes).phi)
+                told = _tell_kept(socket, pool)  # and so is what only asked
+        ordered = {phi for phi in ordered if not _tell_if_loaded(socket, pool, phi)}
+
+
+def _tell_kept(socket: zmq.Socket[bytes], pool: WarmPool) -> frozenset[int]:
+    resident = pool.resident
+    _tell(socket, KEPT, Kept(tuple(sorted(resident))))
+    return resident
+
+
+def _tell_if_loaded(socket: zmq.Socket[bytes], pool: WarmPool, phi: int) -> bool:
+    """Say how an ordered load ended, if it has; begin it again where another set was put before it."""
+    resident = pool.resident
+    error = "" if phi in resident else pool.failures.get(phi, "")
+    if phi in resident or error:
+        _tell(socket, LOADED, Loaded(phi, tuple(sorted(resident)), error))
+        return True
+    if not pool.loading:
+        pool.load_behind(phi)
+    return False
 
 
 def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any]) -> None:

@@ -53,6 +53,8 @@ class WarmPool:
         self._prepared = False
         self._loading = threading.RLock()  # held while a variant is loaded: one at a time
         self._changing = threading.RLock()  # held while the resident set changes
+        self.failures: dict[int, str] = {}
+        """Why the last load behind of a variant failed; gone once another one begins."""
         self._behind: list[int] = []  # what the loader still has to load
         self._loader: threading.Thread | None = None
 
@@ -128,6 +130,18 @@ class WarmPool:
             self.evict(phi)
         return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
 
+    def keep(self, phis: Set[int]) -> None:
+        """Have `phis` resident: evict what else is at once, and load behind what is missing."""
+        self._behind = []
+        for other in self.resident - phis:
+            self.evict(other)
+        self._load_behind(sorted(phis - self.resident))
+
+    def load_behind(self, phi: int) -> None:
+        """Load `phi` by the pool's own thread, after what it has to load already; see `failures`."""
+        self.failures.pop(phi, None)
+        self._load_behind([*self._behind, phi])
+
     def evict(self, phi: int) -> None:
         """Drop `phi` and give its memory back to the system; nothing happens if it is not resident."""
         with self._changing:
@@ -158,6 +172,7 @@ class WarmPool:
             try:
                 self.load(phi)
             except Exception as error:  # whatever it is: what is resident goes on answering
+                self.failures[phi] = str(error) or type(error).__name__
                 log.warning("φ=%d could not be loaded: %s", phi, error)
 
     def _make_room(self, wanted_bytes: int, newcomer: int) -> None:

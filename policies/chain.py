@@ -9,23 +9,25 @@ half-way, and `lookup.bins` forgives a budget that rounding put just below an ed
 
     P(i, j) = (n(i, j) + s ρ(i, j)) / (Σ_k n(i, k) + s).
 
-The prior says that budgets move *by ratios* alike at every level: ρ(i, ·) is where points of bin i go
-when multiplied by the ratios B′/B of all consecutive rows of all traces, with a twentieth of the
-values' overall distribution mixed in, so that every level can be left. Counts alone overfit: a bin
-seen twice would be certain of its next step. Ratios and edges scale with the budget, so measuring
-time in other units changes no count and no probability.
+The prior says that budgets move *by ratios* that are alike at neighbouring levels: ρ(i, ·) is where points
+of bin i go when multiplied by the ratios B′/B of the steps that began nearest to bin i in rank: an eighth, a
+quarter and a half of all steps, averaged; with a twentieth of the values' overall distribution mixed in, so
+that every level can be left. (Ratios of all levels would deny that high budgets tend to fall and low ones to
+rise.) Counts alone overfit: a bin seen twice would be certain of its next step. Ratios and edges scale with
+the budget, so measuring time in other units changes no count and no probability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .lookup import bins
+from .lookup import bins, lowered
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +38,8 @@ _DEFAULT_ANYWHERE = 0.01
 _POINTS = 9  # points that stand for a bin
 _LARGEST = 1e100  # budgets and ratios beyond are taken as this, whose products are still numbers
 _RATIOS = 257  # quantiles that stand for all ratios
+_AROUND = (0.125, 0.25, 0.5)  # of all steps: those nearest in level, which a bin's prior is made of
+_AROUND_LEAST = 20
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,11 @@ def fit_chain(
     for row in rows:
         where = bins(edges, row)
         np.add.at(counts, (where[:-1], where[1:]), 1.0)
+    starts = np.concatenate([row[:-1][row[:-1] > 0] for row in rows])
     with np.errstate(over="ignore"):
         ratios = np.concatenate([row[1:][row[:-1] > 0] / row[:-1][row[:-1] > 0] for row in rows])
-    return Chain(edges, counts, ratio_prior(edges, values, ratios), prior_strength)
+    priors = [ratio_prior(edges, values, ratios, starts, share) for share in _AROUND]
+    return Chain(edges, counts, np.mean(priors, axis=0), prior_strength)
 
 
 def default_chain(thresholds: Floats, *, extra_bins: int = EXTRA_BINS) -> Chain:
@@ -147,28 +153,59 @@ def bin_edges(values: Floats, thresholds: Floats, extra_bins: int) -> Floats:
     return np.unique(np.concatenate([thresholds, between[~near.any(axis=1)]]))
 
 
+def around(starts: Floats, edges: Floats, share: float) -> list[slice]:
+    """Return, for each bin, the steps that its prior is made of, a slice of ascending `starts`.
+
+    All that began in the bin; at least a `share` of all steps, those nearest in rank.
+    """
+    steps = len(starts)
+    least = max(round(share * steps), min(_AROUND_LEAST, steps))
+    cuts = [0, *np.searchsorted(starts, edges).tolist(), steps]
+    slices = []
+    for low, high in pairwise(cuts):
+        width = max(least, high - low)
+        begin = min(max((low + high) // 2 - width // 2, 0), steps - width)
+        slices.append(slice(begin, begin + width))
+    return slices
+
+
 def ratio_prior(
-    edges: Floats, values: Floats, ratios: Floats, *, anywhere: float = _MARGINAL_SHARE
+    edges: Floats,
+    values: Floats,
+    ratios: Floats,
+    starts: Floats | None = None,
+    share: float = 1.0,
+    *,
+    anywhere: float = _MARGINAL_SHARE,
 ) -> Floats:
-    """Return the prior rows ρ, (E, E): see the module's docstring; `anywhere` is the share mixed in."""
+    """Return the prior rows ρ, (E, E), from steps that moved by `ratios`.
+
+    Where their `starts` are given, a bin's prior is made of the `share` of steps that began nearest to
+    it. `anywhere` is the share of the distribution of `values` mixed in.
+    """
     size = len(edges) + 1
     where = bins(edges, values)
     marginal = np.bincount(where, minlength=size) / len(values)
     if not len(ratios):
         return np.tile(marginal, (size, 1))
-    if len(ratios) > _RATIOS:
-        ratios = np.quantile(ratios, np.linspace(0, 1, _RATIOS), method="inverted_cdf")
     ratios = np.minimum(ratios, _LARGEST)
+    steps = [slice(None)] * size
+    if starts is not None:
+        order = np.argsort(starts, kind="stable")
+        ratios, steps = ratios[order], around(starts[order], lowered(edges), share)
     low = np.concatenate([[edges[0] / 2], edges])
     high = np.concatenate([edges, [edges[-1] * 1.5]])
     prior = np.empty((size, size))
-    for e in range(size):
+    for e, near in enumerate(steps):
         inside = np.sort(values[where == e])
         if len(inside):
             picks = np.linspace(0, len(inside) - 1, min(_POINTS, len(inside)))
             points = inside[picks.round().astype(int)]
         else:
             points = low[e] + (high[e] - low[e]) * (np.arange(_POINTS) + 0.5) / _POINTS
-        next_bins = bins(edges, np.outer(points, ratios).ravel())
+        moves = ratios[near]
+        if len(moves) > _RATIOS:
+            moves = np.quantile(moves, np.linspace(0, 1, _RATIOS), method="inverted_cdf")
+        next_bins = bins(edges, np.outer(points, moves).ravel())
         prior[e] = np.bincount(next_bins, minlength=size) / len(next_bins)
     return (1 - anywhere) * prior + anywhere * marginal

@@ -11,7 +11,7 @@ from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
 from .resident import MOST_VARIANTS, ResidentTable
-from .rules import is_rule, myopic, rule
+from .rules import is_rule, rule
 from .table import TablePolicy
 from .watch import WatchedTable
 
@@ -47,8 +47,7 @@ def choose(
             return spec.bind_battery(profile)
         table, costs = spec.bind(profile), profile.costs(spec.latency)
         if adapt:
-            blind = myopic(costs, spec.chain_ms(costs), spec.objective)
-            return Committee(costs, spec.objective, spec.history, [table, blind])
+            return Committee(costs, spec.objective, spec.history)
         if memory_limit_bytes is not None and not _fits(profile, memory_limit_bytes):
             return ResidentTable.solve(
                 profile,

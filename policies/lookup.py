@@ -14,10 +14,11 @@ EDGE_TOLERANCE = 1e-12
 
 def bins(edges: ArrayLike, budgets: ArrayLike) -> NDArray[np.int64]:
     """Return the bin of each budget: bin i holds edges[i−1] ≤ budget < edges[i]."""
-    return np.searchsorted(_lowered(edges), np.asarray(budgets), side="right")
+    return np.searchsorted(lowered(edges), np.asarray(budgets), side="right")
 
 
-def _lowered(edges: ArrayLike) -> NDArray[np.float64]:
+def lowered(edges: ArrayLike) -> NDArray[np.float64]:
+    """Return edges as budgets are compared with them."""
     return np.asarray(edges, dtype=np.float64) * (1 - EDGE_TOLERANCE)
 
 
@@ -47,7 +48,7 @@ class Lookup:
 
     def __init__(self, name: str, edges_ms: ArrayLike, table: ArrayLike) -> None:
         self.name = name
-        self.edges_ms = _lowered(edges_ms)
+        self.edges_ms = lowered(edges_ms)
         self.table: NDArray[np.uint8] = np.asarray(table, dtype=np.uint8)
         if self.table.shape[0] != len(self.edges_ms) + 1:
             raise ValueError(

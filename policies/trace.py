@@ -43,6 +43,15 @@ class Trace:
     def __len__(self) -> int:
         return len(self.time_s)
 
+    @property
+    def readings_ms(self) -> Floats:
+        """Return what a policy sees at steps 1 … T−1: the budget of the row before.
+
+        Where the trace has a column `reading_ms`, as a recording of the daemon has, it is that row's reading.
+        """
+        seen = self.columns.get("reading_ms")
+        return self.budget_ms[:-1] if seen is None else seen[1:]
+
     def __repr__(self) -> str:
         return f"<Trace(name={self.name!r}, rows={len(self)})>"
 

@@ -11,7 +11,7 @@ rise from a fall at the same level. α = 1 without trend is the plain reading.
 
 What a view learns is two counts a state: where the state goes (P), and between which thresholds the
 next budget falls (N), which is all that on-time answers depend on. Before there are counts a prior
-speaks, by ratios, as in `chain`: budgets move by the same factors at every level.
+speaks, by ratios, as in `chain`: budgets move by the factors that were seen around the same level.
 
 Budgets are in costs of φ = 0 throughout, so nothing here depends on the unit of time. Logarithms are
 rounded to 1e-9, so that nothing depends on rounding either.
@@ -19,13 +19,15 @@ rounded to 1e-9, so that nothing depends on rounding either.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .chain import bin_edges
+from .chain import around, bin_edges
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,6 +35,7 @@ Ints = NDArray[np.int64]
 _DIGITS = 9
 _NEAR = 0.75  # of the median distance from the smoothed value
 _ANYWHERE = 0.05  # of the prior: how often the overall distribution, not the ratio, decides
+_AROUND = 0.25  # of a trend's steps: those nearest in level, which a bin's prior is made of
 _POINTS = 5  # points that stand for a bin
 _STEPS = 201  # steps that stand for all steps of one trend
 
@@ -59,12 +62,16 @@ class View:
         """Return E."""
         return len(self.moves)
 
+    @cached_property
+    def _edges(self) -> list[float]:
+        return list(self.edges.tolist())
+
     def state(self, log_budget: float, before: float | None) -> tuple[int, float]:
         """Return (state, smoothed) after one more budget; `before` was smoothed so far, None at first."""
         if before is None:
             before = log_budget
         smoothed = before + self.smoothing * (log_budget - before)
-        state = int(self.edges.searchsorted(round(smoothed, _DIGITS), "right"))
+        state = bisect_right(self._edges, round(smoothed, _DIGITS))
         if self.trend:
             away = round(log_budget - before, _DIGITS)
             state = 3 * state + (2 if away > self.near else 0 if away < -self.near else 1)
@@ -133,14 +140,17 @@ def _with_prior(
     moves = np.empty((bins * trends, bins * trends))
     falls = np.empty((bins * trends, falls_in))
     points = _points(view.edges)
+    level = np.concatenate([s[:-1] for s in smooth])
     for k in range(trends):
-        steps = np.flatnonzero(before == k)
-        if len(steps) < _POINTS:
-            steps = np.arange(len(before))
-        if len(steps) > _STEPS:
-            picks = np.linspace(0, len(steps) - 1, _STEPS).round().astype(np.int64)
-            steps = steps[np.argsort(next_away[steps], kind="stable")[picks]]
-        for b in range(bins):
+        of_trend = np.flatnonzero(before == k)
+        if len(of_trend) < _POINTS:
+            of_trend = np.arange(len(before))
+        of_trend = of_trend[np.argsort(level[of_trend], kind="stable")]
+        for b, near in enumerate(around(level[of_trend], view.edges, _AROUND)):
+            steps = of_trend[near]
+            if len(steps) > _STEPS:
+                picks = np.linspace(0, len(steps) - 1, _STEPS).round().astype(np.int64)
+                steps = steps[np.argsort(next_away[steps], kind="stable")[picks]]
             goes = view.edges.searchsorted(np.add.outer(points[b], moved[steps]).ravel(), "right")
             goes = trends * goes + np.tile(after[steps], _POINTS)
             moves[trends * b + k] = np.bincount(goes, minlength=bins * trends) / len(goes)

@@ -118,7 +118,7 @@ class WatchedTable:
         self._costs = profile.costs(policy.latency)
         self.chain = policy.chain_ms(self._costs)
         self._objective = policy.objective
-        self._patience_steps = patience_steps
+        self.patience_steps = patience_steps
         self._enough = (self._costs.need_ms * (1 - EDGE_TOLERANCE)).tolist()
         self.reset()
 
@@ -177,7 +177,7 @@ class WatchedTable:
         return chosen
 
     def _check(self) -> None:
-        if self.promise.evidence >= self._patience_steps:
+        if self.promise.evidence >= self.patience_steps:
             self.broken_since = self.steps
             self.breaks += 1
             self._read.clear()
@@ -197,7 +197,7 @@ class WatchedTable:
         since = self.steps - self.broken_since
         if since == 0 or since % REFIT_STEPS:
             return
-        if shadow is not None and shadow.evidence < self._patience_steps**0.5:
+        if shadow is not None and shadow.evidence < self.patience_steps**0.5:
             self.promise, self.broken_since = shadow, None
             return
         chain = fit_chain([np.array(self._read)], self._costs.thresholds_ms)

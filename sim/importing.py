@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..controller.flight import DECISION, OUTCOMES, read_recording
 from ..errors import TraceError
 from ..policies.trace import Trace, read_csv
 
@@ -17,6 +18,37 @@ MAPPINGS = {
     "absolute": "the absolute value (bandwidth, battery level, current, temperature, …)",
 }
 """How `import_raw` turns a resource into headroom, which is then scaled to a median of `median_ms`."""
+
+
+def import_flight(folder: str | Path) -> Trace:
+    """Return the requests of a daemon's recording as a trace: what was read, and what the answer could take.
+
+    Row by row, `reading_ms` is what the policy decided on and `budget_ms` what was left until the deadline
+    when the run began, in the profile's time: divided by how much slower than profiled this very run was (for
+    those that never ended, by the slow-down reckoned with). Pinned and refused requests, on which no policy
+    decided, are left out. Further columns: `phi` that answered, `late` (0 or 1). Raises `InputError` or
+    `TraceError`.
+    """
+    header, records = read_recording(folder)
+    decided = (records["kind"] == DECISION) & (records["phi"] >= 0)
+    rows = records[decided & np.isfinite(records["reading_ms"])]
+    rows = rows[np.append(np.diff(rows["time_s"]) > 0, True)] if len(rows) else rows
+    if len(rows) < 2:
+        raise TraceError(f"{folder}: {len(rows)} decisions on a budget; a trace needs two")
+    typical_ms = np.array(header.typical_ms)[rows["phi"]]
+    measured = np.where(
+        np.isfinite(rows["inference_ms"]), rows["inference_ms"] / typical_ms, rows["slowdown"]
+    )
+    return Trace(
+        rows["time_s"] - rows["time_s"][0],
+        np.maximum(rows["slack_ms"], 0.0) / measured,
+        {
+            "reading_ms": rows["reading_ms"].astype(np.float64),
+            "phi": rows["phi"].astype(np.float64),
+            "late": (rows["outcome"] != OUTCOMES.index("ok")).astype(np.float64),
+        },
+        name=Path(folder).name,
+    )
 
 
 def import_raw(

@@ -34,13 +34,19 @@ except ImportError:  # the extra `fast` is not installed; the undecorated loops 
 
 @njit(cache=True, nogil=True)
 def _walk_compiled(
-    budget: Floats, edges: Floats, low: float, cells: float, below: Counts, table: Bytes, out: Bytes
+    readings: Floats,
+    edges: Floats,
+    low: float,
+    cells: float,
+    below: Counts,
+    table: Bytes,
+    out: Bytes,
 ) -> None:
     variants = table.shape[1]
     flat = table.ravel()
     active = 0
     for t in range(len(out)):
-        reading = budget[t]
+        reading = readings[t]
         cell = min(max((reading - low) * cells, 0.0), _CELLS)
         bin_ = below[int(cell)]
         while bin_ < len(edges) and edges[bin_] <= reading:
@@ -103,13 +109,13 @@ def _best_path_compiled(
         out[t] = active
 
 
-def walk(budget: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMPILED) -> Bytes:
-    """Return the T − 1 decisions of a table (E, M): step t sees row t − 1; φ = 0 is active first."""
+def walk(readings: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMPILED) -> Bytes:
+    """Return the decisions of a table (E, M) on readings, one each; φ = 0 is active first."""
     if compiled:
-        out = np.empty(len(budget) - 1, np.uint8)
-        _walk_compiled(budget, edges, *_grid(edges), table, out)
+        out = np.empty(len(readings), np.uint8)
+        _walk_compiled(readings, edges, *_grid(edges), table, out)
         return out
-    bins = np.searchsorted(edges, budget[:-1], side="right")
+    bins = np.searchsorted(edges, readings, side="right")
     return _follow(table[bins])
 
 

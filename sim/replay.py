@@ -81,7 +81,7 @@ class Replay:
         """Write one row a step: time_s, reading_ms, budget_ms, active, variant, on_time, score."""
         rows = zip(
             self.trace.time_s[1:].tolist(),
-            self.trace.budget_ms[:-1].tolist(),
+            self.trace.readings_ms.tolist(),
             self.trace.budget_ms[1:].tolist(),
             self.active.tolist(),
             self.decisions.tolist(),
@@ -116,7 +116,7 @@ def replay(
     _check_length(trace)
     decider = choose(policy, profile, latency=latency, objective=objective, adapt=adapt)
     if isinstance(decider, Lookup):
-        decisions = kernels.walk(trace.budget_ms, decider.edges_ms, decider.table)
+        decisions = kernels.walk(trace.readings_ms, decider.edges_ms, decider.table)
     else:
         decisions = decide_stepwise(trace, decider, costs)
     return score(trace, costs, objective, decisions, decider.name)
@@ -126,7 +126,7 @@ def decide_stepwise(trace: Trace, policy: Policy, costs: Costs) -> NDArray[np.ui
     """Return the decisions of any policy, one `Controller.step` after the other."""
     controller = Controller(policy, costs)
     controller.reset()
-    readings = trace.budget_ms[:-1].tolist()
+    readings = trace.readings_ms.tolist()
     return np.array([controller.step(Reading(b)).phi for b in readings], dtype=np.uint8)
 
 

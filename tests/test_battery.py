@@ -229,8 +229,9 @@ def test_a_recorded_power_supply_is_read(tmp_path: Path) -> None:
         "BAT2/type": "Battery\n",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        path = tmp_path / "sys/class/power_supply" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     sensor = BatterySensor(tmp_path)
     sample = sensor.read(0.0)
     assert sensor.probe() and sample is not None

@@ -35,6 +35,8 @@ from adaphi.errors import (
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 from adaphi.policies import TablePolicy
+from adaphi.sim import replay
+from adaphi.sim.importing import import_flight
 
 CONFIG = """
 ladder = "profile.json"
@@ -162,6 +164,29 @@ def test_many_requests_may_be_under_way(served: Served, client: Client) -> None:
     for answer, expected in zip(answers, alone, strict=True):
         np.testing.assert_allclose(answer.output, expected, rtol=1e-4, atol=1e-4)
     assert finished == [0, 7, 6, 5, 4, 3, 2, 1]  # the first had started before the others came
+
+
+def test_a_floor_of_quality_and_priorities_are_heeded(served: Served, client: Client) -> None:
+    """Where the policy would take φ = 0 a floor takes what is good enough; 1 is served before 9."""
+    picture = example_image()
+    for floor, phi in ((0.7, 0), (0.76, 1), (0.776, 2)):
+        answer = client.infer(picture, deadline_ms=2000, reading_ms=1, min_quality=floor)
+        assert answer.phi == phi
+    with pytest.raises(InvalidRequest, match="min_quality"):
+        client.infer(picture, min_quality=0.9)
+
+    async def ask() -> list[int]:
+        finished: list[int] = []
+
+        async def one(async_client: AsyncClient, priority: int) -> None:
+            await async_client.infer(picture, deadline_ms=5000, priority=priority)
+            finished.append(priority)
+
+        async with AsyncClient(served.address) as async_client:
+            await asyncio.gather(*(one(async_client, k) for k in (5, 9, 0, 1, 3)))
+        return finished
+
+    assert asyncio.run(ask()) == [5, 1, 3, 0, 9]  # the first had started before the others came
 
 
 def test_health_and_state_over_http(served: Served, client: Client) -> None:
@@ -332,6 +357,75 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
                     state = json.load(page)
                 assert state["policy"] == "resident" and 2 in state["resident"]
                 assert sum(size[p] for p in state["resident"]) <= limit_mb * 1e6
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_killed_daemon_leaves_its_recording(tmp_path: Path) -> None:
+    """After kill -9 the recording has every decision but the last half second's; `greedy` replayed on it
+    decides as the daemon did."""
+    write_setup(tmp_path)
+    with (tmp_path / "adaphi.toml").open("a") as file:
+        file.write(f'[recorder]\nfolder = "{tmp_path}/flights"\n')
+    text = (tmp_path / "adaphi.toml").read_text()
+    (tmp_path / "adaphi.toml").write_text('policy = "greedy"\n' + text)
+    readings = [500.0, 18.0, 28.0, 500.0, 18.0, 36.0, 500.0, 18.0, 28.0, 500.0, 22.0, 21.0]
+    with start(tmp_path) as process:
+        try:
+            with Client(f"ipc://{tmp_path}/a.sock") as client:
+                client.wait_until_ready(60)
+                for reading_ms in readings:
+                    client.infer(example_image(), deadline_ms=3000, reading_ms=reading_ms)
+            time.sleep(1.0)
+        finally:
+            process.kill()
+            process.wait(20)
+    trace = import_flight(tmp_path / "flights")
+    assert trace.columns["reading_ms"].tolist() == readings
+    again = replay(trace, Profile.load(tmp_path / "profile.json"), "greedy")
+    assert again.decisions.tolist() == trace.columns["phi"][1:].tolist()
+
+
+def test_policies_and_configurations_are_taken_while_it_runs(tmp_path: Path) -> None:
+    """A push, a changed file and SIGHUP bring policies into the shadow; what is broken changes nothing."""
+    write_setup(tmp_path)
+    profile = Profile.load(tmp_path / "profile.json")
+    policy = TablePolicy.solve(profile, [np.full(50, 500.0)])
+    policy.save(tmp_path / "one.npz")
+    text = (tmp_path / "adaphi.toml").read_text()
+    (tmp_path / "adaphi.toml").write_text('policy = "one.npz"\n' + text)
+    url = "http://127.0.0.1:" + text.partition("port = ")[2].partition("\n")[0]
+
+    def rollout() -> str:
+        with urllib.request.urlopen(url + "/", timeout=5) as page:
+            return str(json.load(page)["rollout"])
+
+    def eventually(state: str) -> None:
+        until = time.monotonic() + 10
+        while rollout() != state and time.monotonic() < until:
+            time.sleep(0.05)
+        assert rollout() == state
+
+    with start(tmp_path) as process:
+        try:
+            with Client(f"ipc://{tmp_path}/a.sock") as client:
+                client.wait_until_ready(60)
+                assert rollout() == "settled"
+                with pytest.raises(InvalidRequest, match="not a whole policy file"):
+                    client.push_policy(b"nothing")
+                (tmp_path / "one.npz").write_bytes(b"broken")
+                os.kill(process.pid, signal.SIGHUP)
+                time.sleep(0.5)
+                assert rollout() == "settled"
+                client.push_policy(policy.to_bytes())
+                assert rollout() == "shadowed"
+                for _ in range(200):
+                    client.infer(example_image(), deadline_ms=3000, reading_ms=18.0)
+                assert rollout() == "on probation"
+                policy.save(tmp_path / "one.npz")
+                eventually("shadowed")
+                assert client.infer(example_image(), deadline_ms=3000).phi in (0, 1, 2)
         finally:
             process.terminate()
             process.wait(20)

@@ -27,12 +27,13 @@ full avg10=0.00 avg60=0.00 avg300=0.00 total=0
 
 
 def proc(root: Path, *, running: int = 1, available_kb: int = 1_000_000) -> Path:
-    """Write the part of /proc that the sensors read."""
-    (root / "pressure").mkdir(parents=True, exist_ok=True)
-    (root / "stat").write_text(f"cpu  1 2 3 4\nctxt 9\nprocs_running {running}\nprocs_blocked 0\n")
-    (root / "meminfo").write_text(f"MemTotal: 24684092 kB\nMemAvailable: {available_kb} kB\n")
-    (root / "pressure" / "cpu").write_text(PRESSURE)
-    (root / "pressure" / "memory").write_text(PRESSURE.replace("3.76", "0.00"))
+    """Write the part of /proc that the sensors read, below `root`."""
+    folder = root / "proc"
+    (folder / "pressure").mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(f"cpu  1 2\nctxt 9\nprocs_running {running}\nprocs_blocked 0\n")
+    (folder / "meminfo").write_text(f"MemTotal: 24684092 kB\nMemAvailable: {available_kb} kB\n")
+    (folder / "pressure" / "cpu").write_text(PRESSURE)
+    (folder / "pressure" / "memory").write_text(PRESSURE.replace("3.76", "0.00"))
     return root
 
 
@@ -62,8 +63,9 @@ def test_a_source_that_is_missing_or_damaged_says_nothing(tmp_path: Path) -> Non
     for _ in range(2):
         assert not CpuSensor(tmp_path).probe() and CpuSensor(tmp_path).read(0.0) is None
         assert not MemorySensor(tmp_path).probe() and MemorySensor(tmp_path).read(0.0) is None
-        (tmp_path / "stat").write_text("procs_running many\n")
-        (tmp_path / "meminfo").write_text("MemAvailable:\n")
+        (tmp_path / "proc").mkdir(exist_ok=True)
+        (tmp_path / "proc" / "stat").write_text("procs_running many\n")
+        (tmp_path / "proc" / "meminfo").write_text("MemAvailable:\n")
 
 
 def ladder() -> Profile:
@@ -133,6 +135,7 @@ def test_rapl_counts_across_a_wrap(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{value}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("1000\n")
+        (tmp_path / name / "name").write_text("package\n")
     meter = RaplMeter(tmp_path)
     assert meter.available and meter.total_mj() == 0
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100\n")  # 900 → 1000 → 100: 200 spent
@@ -146,13 +149,13 @@ def test_rapl_counts_across_a_wrap(tmp_path: Path) -> None:
 def test_a_recording_is_a_trace(tmp_path: Path) -> None:
     """Rows are written as they come; what is read back is frame ÷ slow-down, evenly in time."""
     now = [0.0]
-    cpu = CpuSensor(proc(tmp_path / "proc", running=4), cores=2)
+    cpu = CpuSensor(proc(tmp_path, running=4), cores=2)
     source = rows(
         50.0,
         0.1,
         1.0,
         cpu=cpu,
-        memory=MemorySensor(tmp_path / "proc"),
+        memory=MemorySensor(tmp_path),
         clock=lambda: now[0],
         sleep=lambda s: now.__setitem__(0, now[0] + s),
     )
@@ -163,4 +166,4 @@ def test_a_recording_is_a_trace(tmp_path: Path) -> None:
     assert trace.time_s.tolist() == pytest.approx([k / 10 for k in range(10)])
     assert set(trace.budget_ms) == {25.0} and set(trace.columns["available_mb"]) == {1024.0}
     with pytest.raises(InputError, match="load of the processor"):
-        next(rows(50.0, 0.1, 1.0, cpu=CpuSensor(tmp_path)))
+        next(rows(50.0, 0.1, 1.0, cpu=CpuSensor(tmp_path / "nothing")))

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaphi.controller.scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
+from adaphi.controller.scheduler import (
+    DEFAULT_PRIORITY,
+    Limits,
+    Refusal,
+    Request,
+    Scheduler,
+    Slowdown,
+    Start,
+)
 from adaphi.controller.step import Controller, Reading
-from adaphi.errors import Busy, Expired, InvalidRequest, Shed
+from adaphi.errors import Busy, Expired, InvalidRequest, NotReady, Shed
 from adaphi.model_zoo import Profile
+from adaphi.model_zoo.profile import Costs
 from adaphi.policies import rule
+
+COSTS = Costs(np.array([10.0, 15.0, 24.0]), np.full((3, 3), 0.5), np.array([0.70, 0.76, 0.80]))
 
 
 @pytest.fixture
@@ -100,6 +112,83 @@ def test_what_is_mostly_in_time_is_not_refused(controller: Controller, profile: 
     assert isinstance(chosen, Start) and chosen.decision.phi == 0
     with pytest.raises(Shed):
         scheduler.admit(request("y", 0.007), 0.0, Limits())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=8),
+    st.sets(st.integers(0, 7)),
+)
+def test_priority_comes_before_the_deadline(asked: list[tuple[int, int]], gone: set[int]) -> None:
+    """Requests leave by priority (0: the default's), then deadline, then arrival; cancelled ones never."""
+    scheduler = Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS)
+    tickets = [[number] for number in range(len(asked))]
+    for ticket, (priority, deadline_s) in zip(tickets, asked, strict=True):
+        new = Request(ticket, 0.0, float(deadline_s), priority=priority)
+        assert scheduler.admit(new, 0.0, Limits()) is None
+    for number in gone & set(range(len(asked))):
+        assert scheduler.cancel(tickets[number]) and not scheduler.cancel(tickets[number])
+    left = []
+    while (chosen := scheduler.next(0.0, Limits())) is not None:
+        left.append(chosen.request.ticket[0])
+    waiting = [n for n in range(len(asked)) if n not in gone]
+    assert left == sorted(waiting, key=lambda n: (asked[n][0] or DEFAULT_PRIORITY, asked[n][1], n))
+
+
+def test_a_full_queue_gives_way_to_a_higher_priority(scheduler: Scheduler) -> None:
+    """The last of a lower priority is answered `Busy`; among equals the newcomer is."""
+    for number in range(4):
+        scheduler.admit(request(f"r{number}", 1.0 + number), 0.0, Limits())
+    given_up = scheduler.admit(request("urgent", 9.0, priority=1), 0.0, Limits())
+    assert given_up is not None and given_up.request.ticket == "r3"
+    assert isinstance(given_up.error, Busy) and len(scheduler) == 4
+    with pytest.raises(Busy, match="4 requests"):
+        scheduler.admit(request("usual", 0.5), 0.0, Limits())
+    assert [r.ticket for r in scheduler.clear()] == ["urgent", "r0", "r1", "r2"]
+
+
+def test_a_low_priority_does_not_hide_that_it_expired(scheduler: Scheduler) -> None:
+    """Expired requests are found behind more urgent ones whose deadlines are later."""
+    scheduler.admit(request("background", 0.05, priority=9), 0.0, Limits())
+    scheduler.admit(request("urgent", 9.0, priority=1), 0.0, Limits())
+    assert [refusal.request.ticket for refusal in scheduler.expired(0.06)] == ["background"]
+    assert len(scheduler) == 1
+
+
+@given(
+    st.floats(0.5, 0.85),
+    st.sets(st.integers(0, 2)),
+    st.sampled_from([None, 0, 1, 2]),
+    st.floats(1, 100),
+)
+def test_only_what_is_good_enough_and_loaded_answers(
+    floor: float, unloaded: set[int], cap: int | None, deadline_ms: float
+) -> None:
+    """Either the answer's quality is at least the floor, loaded, under the cap and not sure to be late, or
+    the request is refused, with no such variant in time."""
+    scheduler = Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS)
+    limits = Limits(max_phi=cap, unloaded=frozenset(unloaded))
+    good = {phi for phi, quality in enumerate(COSTS.quality) if quality >= floor} - unloaded
+    good -= set() if cap is None else set(range(cap + 1, 3))
+    new = Request("x", 0.0, deadline_ms / 1e3, min_quality=floor)
+    try:
+        scheduler.admit(new, 0.0, limits)
+    except (InvalidRequest, NotReady):
+        assert not {phi for phi, quality in enumerate(COSTS.quality) if quality >= floor} - unloaded
+    except Shed:
+        assert all(COSTS.latency_ms[phi] > deadline_ms for phi in good)
+    else:
+        chosen = scheduler.next(0.0, limits)
+        assert isinstance(chosen, Start) and chosen.decision.phi in good
+
+
+def test_a_pinned_variant_that_cannot_answer_is_refused(scheduler: Scheduler) -> None:
+    """One that is unloaded, or not good enough; what the whole ladder lacks is said at once."""
+    with pytest.raises(NotReady, match="unloaded"):
+        scheduler.admit(request("x", 9.0, phi=1), 0.0, Limits(unloaded=frozenset({1})))
+    with pytest.raises(InvalidRequest, match="φ=0 has"):
+        scheduler.admit(request("x", 9.0, phi=0, min_quality=0.75), 0.0, Limits())
+    with pytest.raises(InvalidRequest, match="best variant has"):
+        scheduler.admit(request("x", 9.0, min_quality=0.81), 0.0, Limits())
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=50))

@@ -83,7 +83,8 @@ def serve(
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
-    What was accepted until then is answered first.
+    What was accepted until then is answered first. SIGHUP reads the configuration again; a policy file that
+    changes is tried in the shadow, and takes over if its promise holds.
 
     \b
     Examples:
@@ -100,7 +101,35 @@ def serve(
     tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    asyncio.run(Daemon(load_config(config)).serve())
+    asyncio.run(Daemon(load_config(config), lambda: load_config(config)).serve())
+
+
+def push(
+    policy: Annotated[Path, typer.Argument(help="A policy.npz; its signature lies beside it.")],
+    address: Address = None,
+) -> None:
+    """Offer a running daemon a new policy.
+
+    It is checked, decides in the shadow, and takes over between two requests if its promise holds there;
+    should its certificate break soon after, the policy before it comes back.
+
+    \b
+    Example:
+      adaphi push policy.npz
+    """
+    from ..controller.client import Client
+    from ..controller.policy_file import signature_path
+    from ..errors import InputError
+
+    try:
+        content = policy.read_bytes()
+        signature = signature_path(policy)
+        signed = signature.read_bytes() if signature.exists() else None
+    except OSError as error:
+        raise InputError(f"{policy}: {error.strerror}") from None
+    with Client(address) as client:
+        client.push_policy(content, signed)
+    typer.echo(f"{policy}: taken, and now in the shadow")
 
 
 def infer(

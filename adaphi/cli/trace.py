@@ -17,12 +17,15 @@ app = typer.Typer(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="CSV of numbers; the first column is time_s.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV of numbers, the first column time_s; or a recording's folder."),
+    ],
     mapping: Annotated[
         str,
         typer.Option(
             "--as",
-            help="cpu_percent, cpu_fraction, memory_percent, memory_fraction or absolute.",
+            help="cpu_percent, cpu_fraction, memory_percent, memory_fraction, absolute, or flight.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The budget trace to write.")],
@@ -32,14 +35,21 @@ def import_(
     """Turn a raw resource trace into a budget trace by a stated mapping.
 
     The headroom (100 − use, 1 − use, or the absolute value) is divided by its median and multiplied
-    by --median-ms.
+    by --median-ms. A recording of the daemon ([recorder] folder) becomes one row a request, on which any
+    policy can be replayed: what would it have done?
 
     \b
-    Example:
+    Examples:
       adaphi trace import load.csv --as cpu_percent -o budget.csv
+      adaphi trace import flights --as flight -o requests.csv
     """
-    from ..sim.importing import import_raw
+    from ..sim.importing import import_flight, import_raw
 
+    if mapping == "flight":
+        trace = import_flight(file)
+        trace.write(output)
+        typer.echo(f"{output}: {len(trace)} requests of the recording {file}")
+        return
     trace = import_raw(file, mapping, column=column, median_ms=median_ms)
     trace.write(output)
     typer.echo(f"{output}: {len(trace)} rows, median {median_ms:g} ms, from {file} as {mapping}")

@@ -43,5 +43,5 @@ class ImageRunner:
         logits = output.astype(np.float64)
         probability = np.exp(logits - logits.max())
         probability /= probability.sum()
-        best = np.argsort(-probability)[:top]
+        best = np.argsort(-logits, kind="stable")[:top]
         return tuple((self._classes[i], float(probability[i])) for i in best)

@@ -1,0 +1,220 @@
+"""The flight recorder: every reading and every decision, bounded on disk, whole after a crash.
+
+A recording is a folder of segments `flight-000001.rec`, …: one line of JSON (`Header`), then records of the
+fixed form `RECORD`, little-endian. Records are gathered and appended twice a second, so a process killed at
+any moment loses the last half second; a record torn at the end of a segment is passed over when read. A full
+segment is followed by a new one, and the oldest go, so that a folder never takes more than its limit.
+
+Where the disk is full or the folder gone, the daemon goes on: what could not be written is counted, and half
+a minute later it is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+log = logging.getLogger("adaphi")
+
+SCHEMA = 1
+READING, DECISION = 0, 1
+OUTCOMES = ("ok", "late", "error", "shed", "expired", "refused")
+RECORD = np.dtype(
+    [
+        ("time_s", "<f8"),  # seconds since 1970
+        ("kind", "u1"),  # READING or DECISION
+        ("outcome", "u1"),  # place in OUTCOMES
+        ("previous", "i1"),  # active variant before, −1: none
+        ("phi", "i1"),  # variant that answered, −1: none
+        ("resident", "<u4"),  # bit φ is set where φ is resident
+        ("reading_ms", "<f4"),  # what the policy decided on
+        ("slack_ms", "<f4"),  # left until the deadline when the run began
+        ("inference_ms", "<f4"),
+        ("latency_ms", "<f4"),  # from arrival to answer
+        ("slowdown", "<f4"),
+        ("budget_ms", "<f4"),  # what the sources admit, NaN: anything
+        ("memory_bytes", "<f8"),  # what variants may take together, NaN: not known
+        ("energy_j", "<f8"),  # what the battery holds, NaN: not known
+    ]
+)
+_PACK = struct.Struct("<dBBbbIffffffdd")
+_SEGMENTS = 8  # of a full recording
+_FLUSH_S = 0.5
+_RETRY_S = 30.0
+
+
+class Header(msgspec.Struct, kw_only=True):
+    """What a segment's records are about."""
+
+    schema: int = SCHEMA
+    boot_id: str
+    ladder: str
+    ladder_fingerprint: str
+    policy: str
+    variants: tuple[str, ...]
+    typical_ms: tuple[float, ...]
+
+
+class FlightRecorder:
+    """Writes a recording; never raises once it is made, and never blocks on more than one append.
+
+    `lost` counts records that could not be written. Raises `InputError` if `folder` cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        header: Header,
+        *,
+        limit_bytes: int = 64_000_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = Path(folder)
+        self.lost = 0
+        self._header = msgspec.json.encode(header) + b"\n"
+        self._segment_bytes = max(limit_bytes // _SEGMENTS, len(self._header) + RECORD.itemsize)
+        room_bytes = self._segment_bytes - len(self._header)
+        self._largest_bytes = room_bytes - room_bytes % RECORD.itemsize  # of one append
+        self._clock = clock
+        self._waiting = bytearray()
+        self._flushed_s = clock()
+        self._retry_s = -math.inf
+        self._file: int | None = None
+        self._room = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot record in {folder}: {error.strerror}") from None
+
+    def __repr__(self) -> str:
+        return f"<FlightRecorder(folder={str(self.folder)!r}, lost={self.lost})>"
+
+    def add(
+        self,
+        kind: int,
+        *,
+        outcome: str = "ok",
+        previous: int = -1,
+        phi: int = -1,
+        resident: frozenset[int] = frozenset(),
+        reading_ms: float | None = None,
+        slack_ms: float | None = None,
+        inference_ms: float | None = None,
+        latency_ms: float | None = None,
+        slowdown: float = 1.0,
+        budget_ms: float | None = None,
+        memory_bytes: float | None = None,
+        energy_j: float | None = None,
+    ) -> None:
+        """Add one record; None becomes NaN."""
+        floats = (reading_ms, slack_ms, inference_ms, latency_ms, slowdown, budget_ms)
+        self._waiting += _PACK.pack(
+            self._clock(),
+            kind,
+            OUTCOMES.index(outcome),
+            previous,
+            phi,
+            sum(1 << p for p in resident),
+            *(math.nan if x is None else x for x in (*floats, memory_bytes, energy_j)),
+        )
+
+    def flush(self, *, force: bool = False) -> None:
+        """Write what is waiting, if half a second has passed since the last time or `force` is set."""
+        now_s = self._clock()
+        if not self._waiting or (now_s - self._flushed_s < _FLUSH_S and not force):
+            return
+        self._flushed_s = now_s
+        waiting, self._waiting = self._waiting, bytearray()
+        excess = max(0, len(waiting) - self._largest_bytes)
+        self.lost += excess // RECORD.itemsize
+        del waiting[:excess]
+        if now_s < self._retry_s:
+            self.lost += len(waiting) // RECORD.itemsize
+            return
+        try:
+            self._append(waiting)
+        except OSError as error:
+            self._give_up(error)
+            self.lost += len(waiting) // RECORD.itemsize
+            self._retry_s = now_s + _RETRY_S
+
+    def close(self) -> None:
+        """Write what is waiting and end the recording."""
+        self.flush(force=True)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _append(self, records: bytearray) -> None:
+        if self._file is None or self._room < len(records):
+            self._next_segment()
+        assert self._file is not None
+        written = os.write(self._file, records)
+        self._room -= written
+        if written < len(records):  # a disk that is just full: the segment ends with a torn record
+            raise OSError(28, "no space left on device")
+
+    def _next_segment(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        old = segments(self.folder)
+        for path in old[: max(0, len(old) - _SEGMENTS + 1)]:
+            path.unlink(missing_ok=True)
+        number = int(old[-1].stem.removeprefix("flight-")) + 1 if old else 1
+        path = self.folder / f"flight-{number:06d}.rec"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        os.write(self._file, self._header)
+        self._room = self._segment_bytes - len(self._header)
+
+    def _give_up(self, error: OSError) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        log.warning("the flight recorder stops for %.0f s: %s", _RETRY_S, error.strerror)
+
+
+def segments(folder: Path) -> list[Path]:
+    """Return the segments of a recording, the oldest first."""
+    return sorted(folder.glob("flight-[0-9][0-9][0-9][0-9][0-9][0-9].rec"))
+
+
+def read_recording(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
+    """Return the newest header and all records (N,) of `RECORD` that belong to its ladder, oldest first.
+
+    Raises `InputError` where there is no recording, or a segment is not one.
+    """
+    paths = segments(Path(folder))
+    if not paths:
+        raise InputError(f"{folder}: no flight-….rec in it", help="set [recorder] folder to record")
+    read = [_read_segment(path) for path in paths]
+    newest = read[-1][0]
+    alike = [r for header, r in read if header.ladder_fingerprint == newest.ladder_fingerprint]
+    return newest, np.concatenate(alike)
+
+
+def _read_segment(path: Path) -> tuple[Header, NDArray[np.void]]:
+    try:
+        line, _, body = path.read_bytes().partition(b"\n")
+        header = msgspec.json.decode(line, type=Header)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not a segment of a recording ({error})") from None
+    if header.schema != SCHEMA:
+        raise InputError(
+            f"{path}: schema {header.schema} is not known; this version reads {SCHEMA}"
+        )
+    whole = len(body) // RECORD.itemsize
+    return header, np.frombuffer(body[: whole * RECORD.itemsize], RECORD)

@@ -1,0 +1,100 @@
+"""Policies from outside: bytes that were pushed, or a file that changed; checked before anything is done.
+
+With a public key (Ed25519, PEM) only signed policies are taken: the signature of the file's bytes, 64 bytes
+of its own, lies beside the file as `policy.npz.sig` or comes with the push. To make keys and sign:
+
+    openssl genpkey -algorithm ed25519 -out policy.key && openssl pkey -in policy.key -pubout -out policy.pem
+    openssl pkeyutl -sign -rawin -inkey policy.key -in policy.npz -out policy.npz.sig
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, MissingExtraError, PolicyError
+from ..policies.table import TablePolicy
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+class PolicyGate:
+    """Turns bytes into a policy, or says why not; with `public_key` (a PEM file) only if they are signed.
+
+    Raises `ConfigError` for a key that cannot be read, `MissingExtraError` without the extra `signed`.
+    """
+
+    def __init__(self, public_key: str | Path | None = None) -> None:
+        self._key = None if public_key is None else _load_key(Path(public_key))
+
+    def open(self, content: bytes, signature: bytes | None) -> TablePolicy:
+        """Return the policy; raise `PolicyError` for a bad or missing signature, or a damaged policy."""
+        if self._key is not None:
+            from cryptography.exceptions import InvalidSignature
+
+            if signature is None:
+                raise PolicyError("the policy is not signed", help="sign it with the policy key")
+            try:
+                self._key.verify(signature, content)
+            except InvalidSignature:
+                raise PolicyError("the policy's signature is not the key's") from None
+        return TablePolicy.from_bytes(content)
+
+    def load(self, path: Path) -> TablePolicy:
+        """Return the policy in `path`, its signature beside it; raise `PolicyError` naming the file."""
+        try:
+            content = path.read_bytes()
+            beside = signature_path(path)
+            return self.open(content, beside.read_bytes() if beside.exists() else None)
+        except OSError as error:
+            raise PolicyError(f"{path}: {error.strerror}") from None
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error.message}", help=error.help) from None
+
+
+class WatchedFile:
+    """A file that is looked at now and then; it has changed when its time, size or node has."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """Say whether the file is another one than when last asked; a file that is gone has not changed."""
+        now = self._look()
+        if now is None or now == self._seen:
+            return False
+        self._seen = now
+        return True
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def signature_path(path: Path) -> Path:
+    """Return where a policy file's signature lies."""
+    return path.with_name(path.name + ".sig")
+
+
+def _load_key(path: Path) -> Ed25519PublicKey:
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError:
+        raise MissingExtraError("signed policies", "signed") from None
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror} - at `$.policy_key`") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: not a public key in PEM ({error}) - at `$.policy_key`"
+        ) from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{path}: not an Ed25519 key - at `$.policy_key`")
+    return key
