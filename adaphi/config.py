@@ -66,7 +66,8 @@ class Worker(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[worker]`: the process that owns the models."""
 
     threads: Count = 1
-    backend: str = "torch"
+    backend: str | None = None
+    """torch, onnx, openvino, or auto: the fastest here. None: the profile's, else torch."""
     memory_limit_mb: Positive = 1024.0
     profile_rounds: Count = 8
     hang_s: Positive = 10.0

@@ -10,7 +10,17 @@ from adaphi.model_zoo.profiling import device_name
 
 from .harness import show
 
-NAMES = ("decision", "replay", "solver", "policy", "certificate", "resident", "battery", "fuzz")
+NAMES = (
+    "decision",
+    "replay",
+    "solver",
+    "policy",
+    "certificate",
+    "resident",
+    "battery",
+    "fuzz",
+    "backends",
+)
 
 
 def main() -> None:

@@ -79,20 +79,27 @@ class AdaptiveModel:
         policy: PolicyLike = None,
         profile: Profile | str | Path | None = None,
         quality: Sequence[float] | None = None,
-        backend: str = "torch",
+        backend: str | None = None,
         threads: int = 1,
         memory_limit_bytes: int | None = None,
         **options: Any,
     ) -> Self:
         """Load the ladder called `ladder`, warm; without a `profile` a quick one is measured first.
 
-        `options` go to the constructor. Raises `LadderError`, `ProfileError` or `PolicyError`.
+        `backend` is torch, onnx, openvino or auto, which measures what is installed and takes the fastest;
+        None is the one that the profile was measured with, else torch. `options` go to the constructor.
+        Raises `LadderError`, `ProfileError` or `PolicyError`.
         """
         from ..model_zoo.backends import get_backend
+        from ..model_zoo.choosing import settle_backend
 
+        if isinstance(profile, str | Path):
+            profile = Profile.load(profile)
+        variants = get_ladder(ladder, quality=quality)
+        name, _ = settle_backend(backend, variants, profile, threads=threads)
         return cls._measured(
-            get_ladder(ladder, quality=quality),
-            get_backend(backend, threads=threads),
+            variants,
+            get_backend(name, threads=threads),
             profile,
             memory_limit_bytes,
             policy,

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from .. import __version__
 from ..config import Config
 from ..errors import InvalidRequest, RequestError
+from ..model_zoo.choosing import AUTO
 from ..model_zoo.images import check_image
 from ..model_zoo.profile import Profile
 from . import oip, protocol
@@ -139,7 +140,7 @@ class OpenInference:
             {
                 "name": request.path_params["model"],
                 "platform": self._platform,
-                "backend": self._host.config.worker.backend,
+                "backend": self._backend,
                 "version_policy": {"all": {}},
                 "max_batch_size": 0,
                 "input": [image],
@@ -280,7 +281,15 @@ class OpenInference:
 
     @property
     def _platform(self) -> str:
-        return f"adaphi_{self._host.config.worker.backend}"
+        return f"adaphi_{self._backend}"
+
+    @property
+    def _backend(self) -> str:
+        """Return what runs the models: as configured, else what the profile was measured with."""
+        named, profile = self._host.config.worker.backend, self._host.profile
+        if named in (None, AUTO) and profile is not None:
+            return profile.backend
+        return named or "torch"
 
     def _find(self, request: Request) -> int | None:
         """Return the φ that a path names, None for the whole ladder; raise 404 for anything else."""

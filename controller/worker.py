@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +30,7 @@ from ..model_zoo.profile import Profile
 from .protocol import decode, encode, tensor_of
 
 if TYPE_CHECKING:
+    from ..model_zoo.choosing import Measured
     from ..model_zoo.pool import WarmPool
 
 WARM_UP_RUNS = 3
@@ -45,7 +47,7 @@ class Orders(msgspec.Struct, kw_only=True):
     ladder: str
     quality: tuple[float, ...] | None = None
     profile: Profile | None = None
-    backend: str = "torch"
+    backend: str | None = None
     threads: int = 1
     memory_limit_bytes: int | None = None
     profile_rounds: int = 8
@@ -153,17 +155,26 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
     try:
         from ..model_zoo.allocator import tune_allocator
         from ..model_zoo.backends import get_backend
+        from ..model_zoo.choosing import settle_backend
         from ..model_zoo.ladders import get_ladder
         from ..model_zoo.pool import WarmPool
 
         tune_allocator()
+        ladder = get_ladder(orders.ladder, quality=orders.quality)
+        backend, compared = settle_backend(
+            orders.backend,
+            ladder,
+            orders.profile,
+            threads=orders.threads,
+            progress=lambda *step: _tell(socket, PROGRESS, Progress(*step)),
+        )
         pool = WarmPool(
-            get_ladder(orders.ladder, quality=orders.quality),
-            get_backend(orders.backend, threads=orders.threads),
+            ladder,
+            get_backend(backend, threads=orders.threads),
             memory_limit_bytes=orders.memory_limit_bytes,
             known_bytes=[v.memory_bytes for v in orders.profile.variants] if orders.profile else (),
         )
-        profile = orders.profile or _measure(orders, pool, socket)
+        profile = orders.profile or _measure(orders, pool, socket, compared)
         pool.load_all()
         _warm_up(pool)
     except AdaphiError as error:
@@ -184,7 +195,9 @@ def _warm_up(pool: WarmPool) -> None:
             runner.labels(pool.run(phi, runner.example).output, 1)
 
 
-def _measure(orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes]) -> Profile:
+def _measure(
+    orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes], compared: Sequence[Measured]
+) -> Profile:
     from ..model_zoo.profiling import measure
 
     return measure(
@@ -192,6 +205,7 @@ def _measure(orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes]) -> Profi
         rounds=orders.profile_rounds,
         cold_rounds=1,
         conditions={"threads": orders.threads},
+        compared=compared,
         progress=lambda done, total, what: _tell(socket, PROGRESS, Progress(done, total, what)),
     )
 

@@ -10,7 +10,9 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
-_GIB = 1 << 30
+_MIB = 1 << 20
+# glibc before 2.35 refuses an mmap threshold above half a heap: 32 MiB, or 512 KiB where a word has 32 bits.
+_MMAP_THRESHOLDS = (1024 * _MIB, 32 * _MIB, _MIB // 2)
 
 
 def tune_allocator() -> bool:
@@ -21,8 +23,6 @@ def tune_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(
-        mallopt(_M_MMAP_THRESHOLD, _GIB)
-        and mallopt(_M_TRIM_THRESHOLD, _GIB)
-        and mallopt(_M_TOP_PAD, 16 << 20)
-    )
+    raised = any(mallopt(_M_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)
+    kept = mallopt(_M_TRIM_THRESHOLD, 1024 * _MIB) and mallopt(_M_TOP_PAD, 16 * _MIB)
+    return bool(raised and kept)

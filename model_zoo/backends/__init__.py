@@ -6,6 +6,8 @@ A backend is any object with the members of `Backend`; a runner any object with 
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -47,10 +49,28 @@ class Backend(Protocol):
         ...
 
 
-def get_backend(name: str, *, threads: int = 1) -> Backend:
-    """Return the backend called `name` ("torch"), computing with `threads` threads."""
-    if name == "torch":
-        from .torch_eager import TorchBackend
+BACKENDS = {
+    "torch": ("torch_eager", "TorchBackend", "torch"),
+    "onnx": ("onnx_runtime", "OnnxBackend", "onnxruntime"),
+    "openvino": ("openvino", "OpenVinoBackend", "openvino"),
+}
+"""By name: the module here, its class, and the package that it needs."""
 
-        return TorchBackend(threads=threads)
-    raise LadderError(f"no backend is called {name!r}", help="use torch")
+
+def get_backend(name: str, *, threads: int = 1) -> Backend:
+    """Return the backend called `name`, computing with `threads` threads.
+
+    Raises `LadderError` for an unknown name, `MissingExtraError` where its package is not installed.
+    """
+    if name not in BACKENDS:
+        raise LadderError(
+            f"no backend is called {name!r}", help=f"use {', '.join(BACKENDS)} or auto"
+        )
+    module, kind, _ = BACKENDS[name]
+    backend: Backend = getattr(import_module(f".{module}", __name__), kind)(threads=threads)
+    return backend
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Return the names of the backends whose packages are installed, torch first; nothing is imported."""
+    return tuple(name for name, (_, _, package) in BACKENDS.items() if find_spec(package))

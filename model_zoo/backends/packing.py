@@ -1,0 +1,106 @@
+"""Convolutions packed for oneDNN: weights laid out once at load, the clipping of ReLU6 in the same pass.
+
+Eager torch lays the weights of a convolution out anew on each call and clips in a pass of its own. The
+operators that torch's own compiler emits for frozen networks do neither; they are used here directly, as it
+uses them. They are not public: where they are missing, nothing is packed, and whoever packs compares the
+outputs (`TorchBackend` does).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from ..timm_import import import_timm
+
+Shapes = dict[str, list[int]]
+"""The shape of what enters each convolution, by the convolution's name in the model."""
+
+
+def can_pack() -> bool:
+    """Say whether this build of torch has the operators, and a processor that they were measured on."""
+    return (
+        bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
+
+
+def input_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:
+    """Return what enters each convolution when `model` runs on `x`: the layout is chosen for it."""
+    shapes: Shapes = {}
+    hooks = [
+        part.register_forward_pre_hook(
+            lambda _, inputs, name=name: shapes.__setitem__(name, list(inputs[0].shape))
+        )
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Conv2d)
+    ]
+    with torch.inference_mode():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def pack_convolutions(model: nn.Module, shapes: Shapes) -> None:
+    """Replace, in place, every convolution of `shapes`, together with a ReLU6 registered right after it."""
+    for prefix, parent in list(model.named_modules()):
+        children = list(parent.named_children())
+        for place, (name, child) in enumerate(children):
+            path = f"{prefix}.{name}" if prefix else name
+            if path not in shapes or not _is_plain(child):
+                continue
+            after = children[place + 1] if place + 1 < len(children) else ("", nn.Identity())
+            clips = isinstance(after[1], nn.ReLU6)
+            setattr(parent, name, _Packed(child, shapes[path], clips))
+            if clips:
+                setattr(parent, after[0], nn.Identity())
+
+
+def _is_plain(child: nn.Module) -> bool:
+    """Say whether a convolution does nothing but convolve, with zeros around or timm's "same" padding."""
+    if type(child) is nn.Conv2d:
+        return child.padding_mode == "zeros" and not isinstance(child.padding, str)
+    return type(child) is import_timm().layers.Conv2dSame
+
+
+class _Packed(nn.Module):
+    """A convolution in evaluation, for inputs of one shape."""
+
+    def __init__(self, convolution: nn.Conv2d, shape: list[int], clips: bool) -> None:
+        super().__init__()
+        layers = import_timm().layers
+        same = isinstance(convolution, layers.Conv2dSame)
+        self._pad = layers.pad_same if same else None
+        self._kernel = convolution.kernel_size
+        padding = [0, 0] if same else list(cast(tuple[int, ...], convolution.padding))
+        self._how = (
+            padding,
+            list(convolution.stride),
+            list(convolution.dilation),
+            convolution.groups,
+        )
+        self._after = ("hardtanh", [0.0, 6.0]) if clips else ("none", [])
+        if self._pad is not None:
+            shape = list(self._padded(torch.empty(shape, device="meta")).shape)
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            convolution.weight.detach(), *self._how, shape
+        )
+        self._bias = None if convolution.bias is None else convolution.bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x if self._pad is None else self._padded(x)
+        return cast(
+            torch.Tensor,
+            torch.ops.mkldnn._convolution_pointwise(
+                x, self._weight, self._bias, *self._how, *self._after, ""
+            ),
+        )
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        assert self._pad is not None
+        _, stride, dilation, _ = self._how
+        return cast(torch.Tensor, self._pad(x, self._kernel, stride, dilation))
