@@ -452,14 +452,17 @@ def test_a_client_that_goes_away_takes_its_request_along(served: Served, client:
     async def main() -> None:
         async with AsyncClient(served.address) as busy:
             answers = [
-                asyncio.ensure_future(busy.infer(CAT, phi=2, deadline_ms=20_000)) for _ in range(20)
+                asyncio.ensure_future(busy.infer(CAT, phi=2, deadline_ms=20_000)) for _ in range(40)
             ]
             await asyncio.sleep(0)
+            await busy.hello()  # answered in turn: by now all forty wait
+            writers = []
             for _ in range(3):
                 _, writer = await asyncio.open_connection("127.0.0.1", served.port)
                 writer.write(head.encode() + sent)
-                await writer.drain()
-                await asyncio.sleep(0.1)
+                writers.append(writer)
+            await asyncio.sleep(0.3)  # the forty take more than a second
+            for writer in writers:
                 writer.close()
             await asyncio.gather(*answers)
 
