@@ -39,6 +39,7 @@ from ..policies.frame import Objective
 from ..policies.rules import is_rule
 from . import flight, http, protocol, worker
 from .flight import FlightRecorder
+from .history import Second
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
 from .oip_routes import OpenInference
@@ -133,7 +134,9 @@ class Daemon:
             raise
         self.router = Pump(router, self._on_client_message)
         routes = OpenInference(self).routes()
-        self.http = http.make_server(self.metrics.registry, lambda: self.ready, self.status, routes)
+        self.http = http.make_server(
+            self.metrics.registry, lambda: self.ready, self.status, self.status_with_history, routes
+        )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
             self.context, self._orders(), self._on_worker_message, self._on_worker_loss
@@ -422,8 +425,19 @@ class Daemon:
                 "slowdown": round(limits.slowdown, 3),
                 "budget_ms": limits.budget_ms,
                 "max_phi": limits.max_phi,
+                "minute": service.history.summary(),
             }
         return state
+
+    def status_with_history(self) -> dict[str, object]:
+        """Return `status`, the names of the variants, and the last minutes second by second."""
+        if self.service is None or self.profile is None:
+            return self.status()
+        seconds = self.service.history.seconds
+        return self.status() | {
+            "variants": [v.name for v in self.profile.variants],
+            "history": {name: [getattr(s, name) for s in seconds] for name in Second._fields},
+        }
 
     def _bind_router(self) -> zmq.Socket[bytes]:
         router = self.context.socket(zmq.ROUTER)

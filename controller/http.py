@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import h11
 import uvicorn
@@ -17,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..errors import RequestError, StartupError
 from .oip import status_of
 
+PAGE = Path(__file__).with_name("page.html")
 MAX_HEADER_BYTES = 16 * 1024
 """What a request's line and headers may have together."""
 KEEP_ALIVE_S = 60
@@ -87,9 +89,14 @@ def make_server(
     registry: CollectorRegistry,
     is_ready: Callable[[], bool],
     status: Callable[[], dict[str, object]],
+    status_with_history: Callable[[], dict[str, object]],
     routes: Sequence[Route] = (),
 ) -> uvicorn.Server:
-    """Return a server of `/metrics`, `/healthz`, `/readyz`, `/` (the state as JSON) and `routes`."""
+    """Return a server of `/metrics`, `/healthz`, `/readyz`, `/`, `/status` and `routes`.
+
+    `/` is the live page to a browser and the state as JSON to anyone else, `/status` the state with the last
+    minutes.
+    """
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -99,12 +106,18 @@ def make_server(
             return PlainTextResponse("ready\n")
         return PlainTextResponse("not ready: the models are not warm\n", status_code=503)
 
-    async def state(_: Request) -> Response:
+    async def state(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return FileResponse(PAGE, media_type="text/html")
         return JSONResponse(status())
+
+    async def history(_: Request) -> Response:
+        return JSONResponse(status_with_history())
 
     app = Starlette(
         routes=[
             Route("/", state),
+            Route("/status", history),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", _Metrics(registry)),

@@ -22,6 +22,7 @@ from ..policies.resident import ResidentTable
 from . import flight, protocol, worker
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
+from .history import History
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .residency import Residency
@@ -99,6 +100,7 @@ class Service:
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
+        self.history = History()
         self.residency = Residency(
             [v.name for v in profile.variants],
             isinstance(policy, ResidentTable),
@@ -184,6 +186,7 @@ class Service:
         self.running = Running(self._keys, start, now_s)
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
+            self.history.switch()
         self.metrics.in_flight.set(1)
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
@@ -273,6 +276,7 @@ class Service:
         self._update_limits()
         self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
+        self.history.tick(now_s, self.scheduler.controller.active, self.limits.budget_ms)
         if self.flight is not None:
             limits = self.limits
             self.flight.add(
@@ -344,6 +348,7 @@ class Service:
         request.ticket.reply(header, tensor)
         self.tallies[phi].add(latency_s, queue_s, done.inference_ms)
         self.metrics.count("late" if late else "ok", phi)
+        self.history.answer(late=late)
         self._record(
             running.start,
             "late" if late else "ok",

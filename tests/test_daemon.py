@@ -420,8 +420,9 @@ def test_policies_and_configurations_are_taken_while_it_runs(tmp_path: Path) -> 
                 assert rollout() == "settled"
                 client.push_policy(policy.to_bytes())
                 assert rollout() == "shadowed"
+                small = example_image()[:64, :64]
                 for _ in range(200):
-                    client.infer(example_image(), deadline_ms=3000, reading_ms=18.0)
+                    client.infer(small, deadline_ms=3000, reading_ms=18.0)
                 assert rollout() == "on probation"
                 policy.save(tmp_path / "one.npz")
                 eventually("shadowed")
@@ -429,3 +430,53 @@ def test_policies_and_configurations_are_taken_while_it_runs(tmp_path: Path) -> 
         finally:
             process.terminate()
             process.wait(20)
+
+
+def test_the_last_minutes_are_shown(served: Served, client: Client) -> None:
+    """`/status` counts what was answered, `adaphi status` says it in words, a browser gets the page."""
+    before = json.loads(served.get("/status"))["minute"]["answered"]
+    for _ in range(5):
+        client.infer(example_image(), deadline_ms=3000)
+    time.sleep(1.3)
+    state = json.loads(served.get("/status"))
+    assert state["minute"]["answered"] >= min(before, 1) + 4
+    assert set(state["history"]) == {"answered", "late", "switches", "active", "budget_ms"}
+    assert len({len(values) for values in state["history"].values()}) == 1
+    command = [sys.executable, "-m", "adaphi", "status", "--url", served.url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "ready" in said and "tf_efficientnet_lite" in said and "late, last minute" in said
+    page = urllib.request.Request(served.url + "/", headers={"Accept": "text/html,*/*"})
+    with urllib.request.urlopen(page, timeout=5) as answer:
+        text = answer.read().decode()
+    assert "<title>adaphi</title>" in text and "http://" not in text.replace(
+        "http://www.w3.org", ""
+    )
+    assert json.loads(served.get("/"))["ready"] is True
+    nobody = subprocess.run([*command[:-1], "http://127.0.0.1:9"], capture_output=True, text=True)
+    assert nobody.returncode == 1 and "no daemon answered" in nobody.stderr
+
+
+def test_a_browser_draws_the_page(served: Served, client: Client) -> None:
+    """A real Chromium, its scripts run: facts are filled in, bars drawn, nothing fetched from outside."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    client.infer(example_image(), deadline_ms=3000)
+    time.sleep(1.3)
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=3000",
+    ]
+    # No name is resolved, so whatever the page fetched from elsewhere would be missing.
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        "--dump-dom",
+        served.url + "/",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    page = done.stdout
+    assert "efficientnet-lite · ready · tf_efficientnet_lite" in page, done.stderr
+    assert "late, last minute" in page and "<rect" in page and ">the daemon does not" not in page

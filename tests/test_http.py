@@ -368,7 +368,7 @@ async def talk(request: bytes) -> tuple[bytes, bytes]:
     """Return (head, body) of what a server in this very process answers."""
     listener = http.bind("127.0.0.1", 0)
     routes = [Route("/boom", boom), Route("/echo", echo, methods=["POST"])]
-    server = http.make_server(CollectorRegistry(), lambda: True, dict, routes)
+    server = http.make_server(CollectorRegistry(), lambda: True, dict, dict, routes)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.01)

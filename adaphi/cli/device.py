@@ -104,6 +104,39 @@ def serve(
     asyncio.run(Daemon(load_config(config), lambda: load_config(config)).serve())
 
 
+def status(
+    url: Annotated[
+        str, typer.Option(help="Where the daemon's metrics and page are.")
+    ] = "http://127.0.0.1:8757",
+    as_json: Json = False,
+) -> None:
+    """Say how a running daemon is: what it can spend, who answers, what was late in the last minute.
+
+    \b
+    Examples:
+      adaphi status
+      adaphi status --url http://127.0.0.1:8757 --json
+    """
+    import json
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    from ..errors import InputError
+
+    try:
+        with urlopen(url.rstrip("/") + "/status", timeout=5) as answer:
+            state = json.load(answer)
+    except (OSError, ValueError, HTTPException) as error:
+        raise InputError(
+            f"no daemon answered at {url}: {error}",
+            help="start one with `adaphi serve`, or name its address with --url",
+        ) from None
+    if as_json:
+        show.print_json(state)
+    else:
+        show.print_table(show.status_table(state))
+
+
 def push(
     policy: Annotated[Path, typer.Argument(help="A policy.npz; its signature lies beside it.")],
     address: Address = None,

@@ -162,6 +162,36 @@ def resident_table(name: str, outcomes: Sequence[ResidentReplay]) -> Table:
     return table
 
 
+def status_table(state: dict[str, Any]) -> Table:
+    """Return a daemon's state, one fact a row; before the models are warm there are few."""
+    from rich.markup import escape
+
+    ready = "draining" if state["draining"] else "ready" if state["ready"] else "not ready"
+    table = make_table(f"{escape(state['ladder'])}: {ready}", ["", "now"])
+    table.add_row("version", state["version"])
+    table.add_row("worker restarts", str(state["worker_restarts"]))
+    if "active" not in state:
+        return table
+    names, minute = state["variants"], state["minute"]
+    late = minute["late_share"]
+    facts = {
+        "active": f"φ{state['active']} {names[state['active']]}",
+        "resident": ", ".join(f"φ{phi}" for phi in state["resident"]),
+        "policy": state["policy"],
+        "certificate": state["certificate"] or "none",
+        "rollout": state["rollout"],
+        "budget": "none" if state["budget_ms"] is None else f"{state['budget_ms']:.1f} ms",
+        "slow-down": f"{state['slowdown']:.2f} ×",
+        "waiting": str(state["waiting"]),
+        "answered, last minute": str(minute["answered"]),
+        "late, last minute": "-" if late is None else f"{late:.1%}",
+        "switches, last minute": str(minute["switches"]),
+    }
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
+    return table
+
+
 def battery_table(name: str, outcomes: Sequence[BatteryReplay]) -> Table:
     """Return how long a battery lasted, and at what quality."""
     table = make_table(f"{name}: one battery", ["policy", *SCORES, "lasted h", "left Wh"])
