@@ -175,9 +175,11 @@ class Metrics:
         """Count what became of a policy that was offered."""
         self._rollouts.labels(outcome).inc()
 
-    def count_refusal(self, code: str) -> None:
-        """Count a request that never ran, by the code of its error."""
-        self.count(code if code in ("shed", "expired") else "refused")
+    def count_refusal(self, code: str) -> str:
+        """Count a request that never ran, by the code of its error; return the outcome that it counts as."""
+        outcome = code if code in ("shed", "expired") else "refused"
+        self.count(outcome)
+        return outcome
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

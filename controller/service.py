@@ -277,16 +277,7 @@ class Service:
         self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
         self.history.tick(now_s, self.scheduler.controller.active, self.limits.budget_ms)
-        if self.flight is not None:
-            limits = self.limits
-            self.flight.add(
-                flight.READING,
-                resident=self.resident,
-                slowdown=limits.slowdown,
-                budget_ms=limits.budget_ms,
-                memory_bytes=limits.memory_bytes,
-                energy_j=limits.energy_j,
-            )
+        self._keep(flight.READING)
         self.metrics.queue_depth.set(len(self.scheduler))
 
     def abandon(self) -> None:
@@ -373,9 +364,8 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self.metrics.count_refusal(error.code)
+        outcome = self.metrics.count_refusal(error.code)
         if self.flight is not None:
-            outcome = error.code if error.code in ("shed", "expired") else "refused"
             self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
         ticket.reply(error, [])
 
@@ -388,24 +378,31 @@ class Service:
         latency_ms: float | None,
     ) -> None:
         """Keep what was decided and what came of it."""
-        if self.flight is None:
-            return
-        decision, limits = start.decision, self.limits
-        self.flight.add(
+        decision = start.decision
+        self._keep(
             flight.DECISION,
             outcome=outcome,
             previous=decision.previous,
             phi=decision.phi,
-            resident=self.resident,
             reading_ms=None if decision.reading is None else decision.reading.budget_ms,
             slack_ms=start.request.slack_ms(began_s),
             inference_ms=inference_ms,
             latency_ms=latency_ms,
-            slowdown=limits.slowdown,
-            budget_ms=limits.budget_ms,
-            memory_bytes=limits.memory_bytes,
-            energy_j=limits.energy_j,
         )
+
+    def _keep(self, kind: int, **what: Any) -> None:
+        """Add a record, with what may be spent and what is resident now, if anything is recorded."""
+        if self.flight is not None:
+            limits = self.limits
+            self.flight.add(
+                kind,
+                resident=self.resident,
+                slowdown=limits.slowdown,
+                budget_ms=limits.budget_ms,
+                memory_bytes=limits.memory_bytes,
+                energy_j=limits.energy_j,
+                **what,
+            )
 
     def _refuse_running(self, error: RequestError) -> None:
         running = self.running

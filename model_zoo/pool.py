@@ -118,9 +118,7 @@ class WarmPool:
         """
         began = time.perf_counter()
         if keep is not None:
-            self._behind = []
-            for other in self.resident - keep - {phi}:
-                self.evict(other)
+            self._evict_all_but(keep | {phi})
         cold = phi not in self.resident
         runner = self._take(phi)
         if keep is not None:
@@ -132,9 +130,7 @@ class WarmPool:
 
     def keep(self, phis: Set[int]) -> None:
         """Have `phis` resident: evict what else is at once, and load behind what is missing."""
-        self._behind = []
-        for other in self.resident - phis:
-            self.evict(other)
+        self._evict_all_but(phis)
         self._load_behind(sorted(phis - self.resident))
 
     def load_behind(self, phi: int) -> None:
@@ -149,6 +145,12 @@ class WarmPool:
         if evicted:
             gc.collect()
             return_free_memory()
+
+    def _evict_all_but(self, phis: Set[int]) -> None:
+        """Evict what is resident besides `phis`, and begin no load that still waits."""
+        self._behind = []
+        for other in self.resident - phis:
+            self.evict(other)
 
     def _take(self, phi: int) -> Runner:
         """Return the runner of `phi`, loaded if need be, as the one used last."""

@@ -113,10 +113,9 @@ def _price(
         )
         policy = priced.solve().policy
         # A dear switch may keep a variant for good: what counts is the one that takes the most.
-        taken = [float((priced.occupancy(policy, m) * joules[policy]).sum()) for m in variants]
-        return price, policy.astype(np.uint8), max(taken)
+        taken = (priced.occupancies(policy) * joules[policy]).sum(axis=(1, 2))
+        return price, policy.astype(np.uint8), float(taken.max())
 
-    variants = range(len(joules))
     differences = np.diff(np.unique(joules))
     if not len(differences):
         return (*(np.array([x]) for x in at(0.0)),)  # type: ignore[return-value]

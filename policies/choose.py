@@ -30,10 +30,9 @@ def choose(
 
     A rule's name, the path of a `policy.npz`, a `TablePolicy`, a policy (returned as it is), or None:
     a table solved here and now on the cautious default chain. With `adapt` a table keeps learning,
-    with `watch` its certificate is tested while it runs. A table with a battery to plan for is watched by the
-    battery's level instead. Where the ladder takes more than
-    `memory_limit_bytes`, a table that does not learn is replaced by a plan of what stays resident, solved on
-    the same history.
+    with `watch` its certificate is tested while it runs. A table with a battery to plan for goes by the
+    battery's level, whatever else is asked for. Where the ladder takes more than `memory_limit_bytes`, a
+    table that does not learn is replaced by a plan of what stays resident, solved on the same history.
     Raises `PolicyError` or `InputError`.
     """
     if spec is None:

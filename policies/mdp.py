@@ -154,6 +154,13 @@ class SwitchingMDP:
     def occupancy(self, policy: ArrayLike, start: int = 0) -> Floats:
         """Return (E, M): the long-run share of steps in each state under `policy`, begun with m=`start`.
 
+        Raises ValueError for a chain with structure, whose powers have none.
+        """
+        return np.asarray(self.occupancies(policy)[start])
+
+    def occupancies(self, policy: ArrayLike) -> Floats:
+        """Return (M, E, M): the `occupancy` for each variant that may be active at the start.
+
         Powers of the lazy chain (I + P)/2 by repeated squaring: exact to rounding for any chain.
         Raises ValueError for a chain with structure, whose powers have none.
         """
@@ -162,10 +169,8 @@ class SwitchingMDP:
         for _ in range(40):
             power = power @ power
             power /= power.sum(axis=1, keepdims=True)
-        share = power.reshape(len(chain), *self.payoff.shape[:2])
-        return np.asarray(
-            share[np.arange(len(self.transition)) * self.payoff.shape[1] + start].mean(0)
-        )
+        shape = self.payoff.shape[:2]
+        return np.asarray(power.reshape(*shape, *shape).mean(axis=0))
 
     def _under(self, policy: NDArray[np.generic]) -> tuple[Floats, Floats]:
         """Return the chain on (e, m) flattened, (EM, EM), and its payoff (EM,), under `policy`."""

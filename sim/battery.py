@@ -21,6 +21,7 @@ from ..policies.frame import Objective
 from ..policies.lookup import Policy
 from ..policies.trace import Trace
 from . import kernels
+from .scoring import figures, needed_column, total_score
 
 Floats = NDArray[np.float64]
 
@@ -113,9 +114,8 @@ def clairvoyant_battery(
             objective.switch_cost,
         )
         on_time, switches = kernels.tally(trace.budget_ms, costs.need_ms, decisions)
-        late = steps - int(on_time.sum())
-        total = float(on_time @ costs.quality) - objective.miss_cost * late
-        total -= objective.switch_cost * switches
+        in_time, quality = int(on_time.sum()), float(on_time @ costs.quality)
+        total = total_score(objective, steps, in_time, switches, quality)
         used = float(joules[decisions].sum())
         return decisions, used, total + price * (there_j - used)
 
@@ -157,13 +157,9 @@ def _score(
     costs, steps, given = profile.costs(latency), len(trace) - 1, len(decisions)
     on_time, switches = kernels.tally(trace.budget_ms[: given + 1], costs.need_ms, decisions)
     in_time, quality = int(on_time.sum()), float(on_time @ costs.quality)
-    total = quality - objective.miss_cost * (steps - in_time) - objective.switch_cost * switches
     return BatteryReplay(
         policy=name,
-        mean_score=total / steps,
-        on_time_share=in_time / steps,
-        switch_share=switches / steps,
-        mean_quality=quality / in_time if in_time else 0.0,
+        **figures(objective, steps, in_time, switches, quality)._asdict(),
         lasted_s=float(trace.time_s[given] - trace.time_s[0]),
         lasts=given == steps,
         left_j=left_j,
@@ -172,15 +168,8 @@ def _score(
 
 def _drained(trace: Trace) -> tuple[Floats, Floats]:
     """Return each step's length (s) and what everything else takes in it (J)."""
-    if len(trace) < 2:
-        raise TraceError(f"{trace.name}: a replay needs at least two rows, found {len(trace)}")
-    if "drain_w" not in trace.columns:
-        raise TraceError(
-            f"{trace.name}: no column drain_w; found {', '.join(['budget_ms', *trace.columns])}",
-            help="add what everything else takes, in watts, row by row",
-        )
-    drain_w = trace.columns["drain_w"]
-    if (drain_w < 0).any():
-        raise TraceError(f"{trace.name}: row {int((drain_w < 0).argmax())}: drain_w is below 0")
+    drain_w = needed_column(
+        trace, "drain_w", "add what everything else takes, in watts, row by row"
+    )
     step_s = np.diff(trace.time_s)
     return step_s, drain_w[1:] * step_s

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..controller.step import Controller, Reading
-from ..errors import TraceError
 from ..model_zoo.profile import Costs, Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
@@ -26,6 +25,7 @@ from ..policies.lookup import Lookup, Policy
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from . import kernels
+from .scoring import check_length, figures
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def replay(
     """
     objective = objective or Objective()
     costs = profile.costs(latency)
-    _check_length(trace)
+    check_length(trace)
     decider = choose(policy, profile, latency=latency, objective=objective, adapt=adapt)
     if isinstance(decider, Lookup):
         decisions = kernels.walk(trace.readings_ms, decider.edges_ms, decider.table)
@@ -139,7 +139,7 @@ def clairvoyant(
     """
     objective = objective or Objective()
     costs = profile.costs(latency)
-    _check_length(trace)
+    check_length(trace)
     decisions = kernels.best_path(
         trace.budget_ms, costs.need_ms, costs.quality, objective.miss_cost, objective.switch_cost
     )
@@ -154,20 +154,11 @@ def score(
     steps = len(decisions)
     in_time = int(on_time.sum())
     quality = float(on_time @ costs.quality)
-    total = quality - objective.miss_cost * (steps - in_time) - objective.switch_cost * switches
     return Replay(
         policy=name,
         trace=trace,
         costs=costs,
         objective=objective,
         decisions=decisions,
-        mean_score=total / steps,
-        on_time_share=in_time / steps,
-        switch_share=switches / steps,
-        mean_quality=quality / in_time if in_time else 0.0,
+        **figures(objective, steps, in_time, switches, quality)._asdict(),
     )
-
-
-def _check_length(trace: Trace) -> None:
-    if len(trace) < 2:
-        raise TraceError(f"{trace.name}: a replay needs at least two rows, found {len(trace)}")

@@ -16,7 +16,6 @@ from typing import Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TraceError
 from ..model_zoo.profile import Profile
 from ..policies.frame import Objective
 from ..policies.lookup import EDGE_TOLERANCE, Policy
@@ -24,6 +23,7 @@ from ..policies.resident import Residency, ResidentTable
 from ..policies.rules import greedy, static
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
+from .scoring import figures, needed_column
 
 Ints = NDArray[np.int64]
 EVICTIONS = ("lru", "active", "smallest")
@@ -238,31 +238,16 @@ def _score(
     on_time = residency.need_ms[states, choices] * (1 - EDGE_TOLERANCE) <= trace.budget_ms[1:]
     on_time &= residency.memory.memory_bytes[a] <= memory[1:]
     switched = a != residency.answering[states]
-    quality = float(residency.costs.quality[a] @ on_time)
-    late = steps - int(on_time.sum())
-    total = quality - objective.miss_cost * late - objective.switch_cost * int(switched.sum())
+    in_time, quality = int(on_time.sum()), float(residency.costs.quality[a] @ on_time)
     resident, kept = states % residency.sets, choices % residency.sets | 1 << a
     loads = sum(len(residency.members[s]) for s in (kept & ~resident).tolist())
     return ResidentReplay(
         planner=name,
         choices=choices,
-        mean_score=total / steps,
-        on_time_share=1 - late / steps,
-        switch_share=float(switched.mean()),
+        **figures(objective, steps, in_time, int(switched.sum()), quality)._asdict(),
         loads=loads,
-        mean_quality=quality / max(1, steps - late),
     )
 
 
 def _memory(trace: Trace) -> NDArray[np.float64]:
-    if len(trace) < 2:
-        raise TraceError(f"{trace.name}: a replay needs at least two rows, found {len(trace)}")
-    if "memory_bytes" not in trace.columns:
-        raise TraceError(
-            f"{trace.name}: no column memory_bytes; found {', '.join(['budget_ms', *trace.columns])}",
-            help="add the memory that variants may take, row by row",
-        )
-    memory = trace.columns["memory_bytes"]
-    if (memory < 0).any():
-        raise TraceError(f"{trace.name}: row {int((memory < 0).argmax())}: memory_bytes is below 0")
-    return memory
+    return needed_column(trace, "memory_bytes", "add the memory that variants may take, row by row")
