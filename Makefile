@@ -13,8 +13,9 @@ help: ## say what there is
 demo: $(READY) ## run the main job on this machine: real models, a real budget, a real daemon
 	$(BIN)/adaphi demo $(DEMO)
 
-test: lint ## check style and types, then run every test
-	$(BIN)/python -m pytest
+test: lint ## check style and types, then run every test: first side by side, then those with deadlines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -m alone
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

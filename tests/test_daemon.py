@@ -38,6 +38,8 @@ from adaphi.policies import TablePolicy
 from adaphi.sim import replay
 from adaphi.sim.importing import import_flight
 
+pytestmark = pytest.mark.alone
+
 CONFIG = """
 ladder = "profile.json"
 [zmq]

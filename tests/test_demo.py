@@ -52,6 +52,7 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.alone
 def test_the_demonstration_runs_to_its_end() -> None:
     """Exit code 0; a cat to all three variants; tight answered by φ0, wide by φ2, both on time."""
     with demo() as (process, mark):

@@ -32,6 +32,8 @@ from adaphi.controller import body, http
 from adaphi.errors import Busy
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 
+pytestmark = pytest.mark.alone
+
 triton = pytest.importorskip("tritonclient.http")
 triton_aio = pytest.importorskip("tritonclient.http.aio")
 CAT = pytest.importorskip("skimage.data").chelsea()

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from adaphi import Client
 from adaphi.model_zoo.images import example_image
+
+pytestmark = pytest.mark.alone
 
 MIB = 1 << 20
 

@@ -26,6 +26,8 @@ import yaml
 from adaphi import Client
 from adaphi.model_zoo.images import example_image
 
+pytestmark = pytest.mark.alone
+
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 

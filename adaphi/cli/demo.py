@@ -326,7 +326,7 @@ def _name_the_cat(client: Client, cat: Any, profile: Profile) -> None:
             f"  φ{answer.phi} says {name} ({probability:.0%}), {answer.latency_ms:.1f} ms"
         )
     latencies = profile.costs().latency_ms
-    tight, wide = 1.25 * float(latencies[0]), 6.0 * float(latencies[-1])
+    tight, wide = 1.25 * float(latencies[0]), 12.0 * float(latencies[-1])
     for words, deadline_ms in (("tight", tight), ("wide", wide)):
         client.infer(cat, deadline_ms=1000, reading_ms=deadline_ms)
         # The deadline alone decides here, whatever the stream before did to the certificate; and a
