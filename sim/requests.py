@@ -1,0 +1,330 @@
+"""The whole daemon, simulated request by request: arrivals, queue, admission, stalls, slow-down.
+
+The scheduler and the controller are the daemon's own; only the clock and the worker are exchanged. The
+clock jumps from event to event, and a run takes
+
+    (time drawn for the request and the variant + stall from the active variant) · slow-down when it begins
+
+One model runs at a time, as in the daemon; what a run took moves the slow-down that is reckoned with, and
+budget and cap are read on the sensors' timer. Where the policy is a table, a compiled loop does the same,
+bit for bit (sim/request_kernels.py); the loop here is the one to read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..controller.scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
+from ..controller.step import Controller
+from ..errors import Busy, Expired, InputError, RequestError, Shed
+from ..model_zoo.profile import Costs, Profile
+from ..policies.choose import choose
+from ..policies.frame import Objective
+from ..policies.lookup import Lookup, Policy
+from ..policies.table import TablePolicy
+from ..policies.trace import Trace
+from . import request_kernels
+from .service_times import draw
+from .workload import Workload
+
+Floats = NDArray[np.float64]
+
+OK, LATE, SHED, EXPIRED, BUSY = range(5)
+OUTCOMES = ("ok", "late", "shed", "expired", "busy")
+
+
+@dataclass(frozen=True)
+class World:
+    """What the device does meanwhile; times in seconds of the workload's clock.
+
+    `slowdown` is a trace whose `budget_ms` column is read as the factor by which runs take longer (None: 1).
+    `budget` is what the sensors read: its `budget_ms`, and `max_phi` where it has that column. A trace's
+    value holds until its next row; its first row holds before, too. The sensors are read every `interval_ms`.
+    """
+
+    slowdown: Trace | None = None
+    budget: Trace | None = None
+    interval_ms: float = 100.0
+
+    def steps(self) -> request_kernels.World:
+        """Return both traces as arrays of (time, value), ready to be walked."""
+        slow = self.slowdown or Trace(np.zeros(1), np.ones(1), name="slow-down")
+        if (slow.budget_ms <= 0).any():
+            row = int((slow.budget_ms <= 0).argmax())
+            raise InputError(f"{slow.name}: row {row}: a slow-down is above 0")
+        times, limits = np.zeros(1), np.full(1, np.inf)
+        cap = None
+        if self.budget is not None:
+            times, limits = self.budget.time_s, self.budget.budget_ms
+            cap = self.budget.columns.get("max_phi")
+        if cap is None:
+            cap = np.full(len(times), np.inf)
+        return request_kernels.World(
+            slow.time_s, slow.budget_ms, times, limits, cap, self.interval_ms / 1e3
+        )
+
+
+@dataclass(frozen=True)
+class Served:
+    """What became of N requests.
+
+    `outcome` (N,) is a place in `OUTCOMES`; `phi` (N,) the variant, −1 where none ran; `began_s`, `done_s`
+    (N,) when it ran, NaN where it did not. `switches` counts runs by another variant than the one before.
+    """
+
+    policy: str
+    workload: Workload
+    quality: Floats
+    outcome: NDArray[np.uint8]
+    phi: NDArray[np.int8]
+    began_s: Floats
+    done_s: Floats
+    switches: int
+
+    def __repr__(self) -> str:
+        return f"<Served(policy={self.policy!r}, on_time_share={self.on_time_share:.4f})>"
+
+    @property
+    def latency_ms(self) -> Floats:
+        """Return how long each answer took from its arrival (N,), NaN where there was none."""
+        return np.asarray((self.done_s - self.workload.arrived_s) * 1e3)
+
+    @property
+    def wait_ms(self) -> Floats:
+        """Return how long each request waited until it ran (N,), NaN where it did not."""
+        return np.asarray((self.began_s - self.workload.arrived_s) * 1e3)
+
+    @property
+    def on_time_share(self) -> float:
+        """Return the share of all requests answered on time."""
+        return float((self.outcome == OK).mean())
+
+    @property
+    def mean_quality(self) -> float:
+        """Return the mean quality of on-time answers; 0 where there is none."""
+        phi = self.phi[self.outcome == OK]
+        return float(self.quality[phi].mean()) if len(phi) else 0.0
+
+    def summary(self) -> dict[str, float | int | str]:
+        """Return the figures alone; those of latencies are left out where nothing was answered."""
+        ran = np.isfinite(self.done_s)
+        shares = {
+            f"{name}_share": float((self.outcome == code).mean())
+            for code, name in enumerate(OUTCOMES[1:], start=1)
+        }
+        figures: dict[str, float | int | str] = {
+            "policy": self.policy,
+            "workload": self.workload.name,
+            "requests": len(self.workload),
+            "on_time_share": self.on_time_share,
+            **shares,
+            "mean_quality": self.mean_quality,
+            "switches": self.switches,
+        }
+        if ran.any():
+            p50, p95, p99 = np.percentile(self.latency_ms[ran], [50, 95, 99])
+            busy_s = float((self.done_s - self.began_s)[ran].sum())
+            span_s = float(np.nanmax(self.done_s) - self.workload.arrived_s[0])
+            figures |= {
+                "latency_p50_ms": float(p50),
+                "latency_p95_ms": float(p95),
+                "latency_p99_ms": float(p99),
+                "mean_wait_ms": float(self.wait_ms[ran].mean()),
+                "utilisation": busy_s / span_s if span_s > 0 else 1.0,
+            }
+        return figures
+
+
+def serve(
+    workload: Workload,
+    profile: Profile,
+    policy: str | Path | TablePolicy | Policy | None,
+    *,
+    world: World | None = None,
+    max_requests: int = 64,
+    service_ms: Floats | None = None,
+    latency: str = "p95",
+    objective: Objective | None = None,
+    adapt: bool = False,
+    seed: int = 0,
+    compiled: bool | None = None,
+) -> Served:
+    """Return what a daemon with this profile and policy would make of a workload.
+
+    `max_requests` may wait at a time. `service_ms` (N, M) is what each request takes with each variant;
+    drawn from the profile by `seed` where it is not given. `latency` names the figure that the policy plans
+    with, as the daemon's configuration does. `compiled` chooses the loop (None: the compiled one where the
+    policy is a table and numba is installed). Raises `InputError` where the parts do not fit together.
+    """
+    costs = profile.costs(latency)
+    decider = choose(
+        policy, profile, latency=latency, objective=objective or Objective(), adapt=adapt
+    )
+    if service_ms is None:
+        service_ms = draw(profile, len(workload), seed=seed)
+    _check_times(service_ms, len(workload), len(costs))
+    plan = (world or World()).steps()
+    typical_ms = profile.typical_ms(latency)
+    usable = request_kernels.COMPILED and isinstance(decider, Lookup)
+    if compiled and not usable:
+        raise InputError(f"the policy {decider.name!r} has no compiled loop here")
+    if usable if compiled is None else compiled:
+        assert isinstance(decider, Lookup)
+        outcome, phi, began, done, switches = request_kernels.run(
+            workload, costs, typical_ms, decider, service_ms, plan, max_requests, Slowdown()
+        )
+    else:
+        daemon = _Daemon(workload, costs, typical_ms, decider, service_ms, plan, max_requests)
+        daemon.run()
+        outcome, phi, began, done = daemon.outcome, daemon.phi, daemon.began_s, daemon.done_s
+        switches = daemon.switches
+    return Served(decider.name, workload, costs.quality, outcome, phi, began, done, switches)
+
+
+def _check_times(service_ms: Floats, requests: int, variants: int) -> None:
+    if service_ms.shape != (requests, variants):
+        raise InputError(
+            f"service_ms has shape {service_ms.shape}; expected ({requests}, {variants}): "
+            "a row for each request, a column for each variant"
+        )
+    wrong = ~(np.isfinite(service_ms) & (service_ms > 0))
+    if wrong.any():
+        row, phi = (int(i) for i in np.argwhere(wrong)[0])
+        value = service_ms[row, phi]
+        raise InputError(f"service_ms: request {row}, φ={phi}: {value} is not a time above 0")
+
+
+class _Daemon:
+    """The daemon's queue and worker under a clock that jumps; `run` fills the arrays of `Served`."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        costs: Costs,
+        typical_ms: list[float],
+        policy: Policy,
+        service_ms: Floats,
+        world: request_kernels.World,
+        max_requests: int,
+    ) -> None:
+        requests = len(workload)
+        self.workload, self.costs, self.typical_ms = workload, costs, typical_ms
+        controller = Controller(policy, costs)
+        controller.reset()
+        self.scheduler = Scheduler(controller, costs, max_requests, typical_ms)
+        self.filter = Slowdown()
+        self.limits = Limits()
+        self.read_s = -math.inf
+        self.service_ms = service_ms
+        self.stall_ms: list[list[float]] = costs.stall_ms.tolist()
+        self.world = world
+        self.slow_at = _follow(world.slow_s, world.slow)
+        self.budget_at = _follow(world.budget_s, world.budget_ms)
+        self.cap_at = _follow(world.budget_s, world.max_phi)
+        self.running: Start | None = None
+        self.ends_s = math.inf
+        self.switches = 0
+        self.outcome = np.zeros(requests, np.uint8)
+        self.phi = np.full(requests, -1, np.int8)
+        self.began_s = np.full(requests, np.nan)
+        self.done_s = np.full(requests, np.nan)
+
+    def run(self) -> None:
+        """Let every request arrive, and everything that was begun end."""
+        arrived = self.workload.arrived_s.tolist()
+        deadlines = (self.workload.arrived_s + self.workload.deadline_ms / 1e3).tolist()
+        priorities = self.workload.priority.tolist()
+        for number, (now_s, deadline_s, rank) in enumerate(
+            zip(arrived, deadlines, priorities, strict=True)
+        ):
+            while self.ends_s <= now_s:
+                self._finish()
+            self._arrive(Request(number, now_s, deadline_s, priority=rank), now_s)
+        while self.running is not None:
+            self._finish()
+
+    def _arrive(self, request: Request, now_s: float) -> None:
+        self._read_sensors(now_s)
+        for refusal in self.scheduler.expired(now_s):
+            self._refuse(refusal)
+        try:
+            displaced = self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        except RequestError as error:
+            displaced = Refusal(request, error)
+        if displaced is not None:
+            self._refuse(displaced)
+        self._start_next(now_s)
+
+    def _finish(self) -> None:
+        """End the run under way, as the daemon's worker would tell, and begin the next."""
+        start, now_s = self.running, self.ends_s
+        assert start is not None
+        number, phi = start.request.ticket, start.decision.phi
+        measured_ms = (now_s - self.began_s[number]) * 1e3
+        self.filter.observe(measured_ms, self.typical_ms[phi], now_s)
+        self._read_sensors(now_s)
+        self.limits = self.limits._replace(slowdown=self.filter.at(now_s))
+        self.done_s[number] = now_s
+        self.outcome[number] = LATE if now_s > start.request.deadline_s else OK
+        self.running, self.ends_s = None, math.inf
+        self._start_next(now_s)
+
+    def _start_next(self, now_s: float) -> None:
+        while self.running is None:
+            chosen = self.scheduler.next(now_s, self.limits)
+            if chosen is None:
+                return
+            if isinstance(chosen, Refusal):
+                self._refuse(chosen)
+            else:
+                self._begin(chosen, now_s)
+
+    def _begin(self, start: Start, now_s: float) -> None:
+        number, (phi, previous, *_) = start.request.ticket, start.decision
+        run_ms = (self.service_ms[number, phi] + self.stall_ms[previous][phi]) * self.slow_at(now_s)
+        self.switches += phi != previous
+        self.running, self.ends_s = start, now_s + run_ms / 1e3
+        self.phi[number], self.began_s[number] = phi, now_s
+
+    def _refuse(self, refusal: Refusal) -> None:
+        codes = {Shed: SHED, Expired: EXPIRED, Busy: BUSY}
+        self.outcome[refusal.request.ticket] = codes[type(refusal.error)]
+
+    def _read_sensors(self, now_s: float) -> None:
+        """Read them as the timer did last, if it did since."""
+        tick_s = math.floor(now_s / self.world.interval_s) * self.world.interval_s
+        if tick_s <= self.read_s:
+            return
+        self.read_s = tick_s
+        budget_ms, cap = self.budget_at(tick_s), self.cap_at(tick_s)
+        self.limits = Limits(
+            budget_ms=budget_ms if math.isfinite(budget_ms) else None,
+            max_phi=int(cap) if math.isfinite(cap) else None,
+            slowdown=self.filter.at(tick_s),
+        )
+
+    def _busy_ms(self, now_s: float) -> float:
+        if self.running is None:
+            return 0.0
+        phi, number = self.running.decision.phi, self.running.request.ticket
+        takes_ms = self.typical_ms[phi] * self.limits.slowdown
+        return float(max(0.0, takes_ms - (now_s - self.began_s[number]) * 1e3))
+
+
+def _follow(times: Floats, values: Floats) -> Callable[[float], float]:
+    """Return a function of an ascending time: the value that holds then."""
+    pairs, place = list(zip(times.tolist(), values.tolist(), strict=True)), 0
+
+    def at(now_s: float) -> float:
+        nonlocal place
+        while place + 1 < len(pairs) and pairs[place + 1][0] <= now_s:
+            place += 1
+        return pairs[place][1]
+
+    return at
