@@ -13,6 +13,7 @@ from .harness import show
 NAMES = (
     "decision",
     "replay",
+    "requests",
     "solver",
     "policy",
     "certificate",

@@ -325,6 +325,6 @@ def _follow(times: Floats, values: Floats) -> Callable[[float], float]:
         nonlocal place
         while place + 1 < len(pairs) and pairs[place + 1][0] <= now_s:
             place += 1
-        return pairs[place][1]
+        return float(pairs[place][1])
 
     return at

@@ -112,3 +112,17 @@ def test_a_battery_is_planned_and_simulated(folder: Path) -> None:
     assert greedy["mean_score"] < plan["mean_score"] <= bound["mean_score"] + 1e-9
     assert "(empty)" in run(*play, "--policy", "greedy", cwd=folder)
     assert "duration like 8h" in run(*solve, "--until", "soon", cwd=folder, code=1)
+
+
+def test_requests_are_simulated_side_by_side(folder: Path) -> None:
+    """A row for each policy, the same JSON from the same seed; recorded counts, a slow-down, a bad rate."""
+    (folder / "counts.csv").write_text("time_s,count\n0,30\n1,10\n2,60\n")
+    (folder / "slow.csv").write_text("time_s,budget_ms\n0,1\n1.5,2\n")
+    given = ["requests", "--profile", "profile.json", "--policy", "greedy", "--deadline-ms", "80"]
+    drawn = [*given, "--policy", "static:0", "--arrivals", "poisson:40", "--number", "2000"]
+    first, again = (run(*drawn, "--json", cwd=folder) for _ in range(2))
+    assert first == again
+    assert [row["policy"] for row in json.loads(first)] == ["greedy", "static:0"]
+    out = run(*given, "--arrivals", "counts.csv", "--slowdown", "slow.csv", cwd=folder)
+    assert "counts: 100 requests" in out and "greedy" in out
+    assert "not a number" in run(*given, "--arrivals", "poisson:many", cwd=folder, code=1)

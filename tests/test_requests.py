@@ -103,6 +103,32 @@ def test_where_nobody_may_wait_erlangs_formula_holds(load: float) -> None:
     assert agrees(lost, load / (1 + load)), np.mean(lost)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_simpy_serves_alike(seed: int) -> None:
+    """A resource of SimPy with priorities ends every run at the same time, deadlines and ranks mixed."""
+    simpy = pytest.importorskip("simpy")
+    rng = np.random.default_rng(seed)
+    arrived = Workload.poisson(80, 2000, seed=seed).arrived_s
+    workload = Workload(arrived, rng.uniform(1e6, 2e6, 2000), rng.integers(1, 9, 2000))
+    service_ms = rng.exponential(SERVICE_MS, (2000, 1))
+    environment, done_s = simpy.Environment(), np.empty(2000)
+    worker = simpy.PriorityResource(environment)
+
+    def request(number: int) -> Any:
+        yield environment.timeout(arrived[number])
+        deadline_s = arrived[number] + workload.deadline_ms[number] / 1e3
+        with worker.request(priority=(workload.priority[number], deadline_s)) as turn:
+            yield turn
+            yield environment.timeout(service_ms[number, 0] / 1e3)
+            done_s[number] = environment.now
+
+    for number in range(2000):
+        environment.process(request(number))
+    environment.run()
+    served = serve(workload, single(), "static:0", max_requests=2000, service_ms=service_ms)
+    assert served.done_s == pytest.approx(done_s, rel=1e-12)
+
+
 def test_what_arrives_leaves() -> None:
     """Little's law, exactly: the time that requests spend waiting is that of the queue's length."""
     workload = Workload.poisson(90, 5000, seed=3)

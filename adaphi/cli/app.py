@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from . import device, offline, trace
 from .explain import explain
+from .requests import requests
 
 app = typer.Typer(
     name="adaphi",
@@ -23,6 +24,7 @@ app.command()(device.profile)
 app.command()(offline.solve)
 app.command()(offline.simulate)
 app.command()(offline.compare)
+app.command()(requests)
 app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)

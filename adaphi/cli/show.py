@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..sim.battery import BatteryReplay
     from ..sim.compare import Comparison
     from ..sim.replay import Replay
+    from ..sim.requests import Served
     from ..sim.resident import ResidentReplay
 
 Progress = Callable[[int, int, str], None]
@@ -131,6 +133,26 @@ def replay_table(outcome: Replay) -> Table:
     title = f"{outcome.trace.name}: {len(outcome.decisions)} steps"
     table = make_table(title, ["policy", *SCORES])
     table.add_row(outcome.policy, *_scores(outcome))
+    return table
+
+
+def served_table(outcomes: Sequence[Served]) -> Table:
+    """Return what became of the same requests under each policy."""
+    workload = outcomes[0].workload
+    columns = ["policy", "on time", "late", "refused", "quality", "switches", "p50", "p95 ms"]
+    table = make_table(f"{workload.name}: {len(workload)} requests", columns)
+    for outcome in outcomes:
+        figures = outcome.summary()
+        late = float(figures["late_share"])
+        table.add_row(
+            outcome.policy,
+            f"{outcome.on_time_share:.2%}",
+            f"{late:.2%}",
+            f"{1 - outcome.on_time_share - late:.2%}",
+            f"{outcome.mean_quality:.4f}",
+            str(outcome.switches),
+            *(f"{figures.get(f'latency_{name}_ms', math.nan):.1f}" for name in ("p50", "p95")),
+        )
     return table
 
 

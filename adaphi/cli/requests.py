@@ -1,0 +1,111 @@
+"""`adaphi requests`: what a daemon would make of requests that arrive on their own clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from . import show
+from .options import Json, Latency, ProfileFile
+
+if TYPE_CHECKING:
+    from ..sim.workload import Workload
+
+
+def requests(
+    profile: ProfileFile,
+    policy: Annotated[
+        list[str],
+        typer.Option(
+            "--policy", help="A policy file or a rule's name; may be given several times."
+        ),
+    ],
+    arrivals: Annotated[
+        str,
+        typer.Option(help="poisson:RATE or regular:RATE (a second), or a CSV with time_s,count."),
+    ],
+    deadline_ms: Annotated[float, typer.Option(min=0, help="From arrival to answer.")],
+    number: Annotated[
+        int, typer.Option("--number", min=1, help="How many requests, where a rate is given.")
+    ] = 100_000,
+    speed: Annotated[
+        float, typer.Option(help="Play recorded counts this many times faster.")
+    ] = 1.0,
+    thin: Annotated[
+        float, typer.Option(help="Keep this share of recorded requests, drawn at random.")
+    ] = 1.0,
+    slowdown: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trace whose budget_ms column is the factor by which runs take longer."
+        ),
+    ] = None,
+    budget: Annotated[
+        Path | None, typer.Option(help="A budget trace that the sensors read (budget_ms, max_phi).")
+    ] = None,
+    max_requests: Annotated[int, typer.Option(min=1, help="How many may wait at a time.")] = 64,
+    latency: Latency = "p95",
+    seed: Annotated[int, typer.Option(help="Of arrivals and latencies.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Simulate a daemon request by request: arrivals, queue, admission, stalls, slow-down.
+
+    The daemon's own scheduler and policies serve the arrivals under a clock that jumps; latencies are drawn
+    from the profile. Every policy meets the same arrivals and the same luck.
+
+    \b
+    Examples:
+      adaphi requests --profile profile.json --policy policy.npz --policy greedy \\
+          --arrivals poisson:30 --deadline-ms 80
+      adaphi requests --profile profile.json --policy policy.npz --deadline-ms 80 \\
+          --arrivals counts.csv --speed 4 --slowdown afternoon.csv
+    """
+    from ..model_zoo.profile import Profile
+    from ..policies.trace import Trace
+    from ..sim.requests import World, serve
+
+    costs = Profile.load(profile)
+    workload = _workload(arrivals, number, deadline_ms, speed, thin, seed)
+    world = World(
+        None if slowdown is None else Trace.read(slowdown),
+        None if budget is None else Trace.read(budget),
+    )
+    outcomes = [
+        serve(
+            workload,
+            costs,
+            name,
+            world=world,
+            max_requests=max_requests,
+            latency=latency,
+            seed=seed,
+        )
+        for name in policy
+    ]
+    if as_json:
+        show.print_json([outcome.summary() for outcome in outcomes])
+    else:
+        show.print_table(show.served_table(outcomes))
+
+
+def _workload(
+    arrivals: str, number: int, deadline_ms: float, speed: float, thin: float, seed: int
+) -> Workload:
+    from ..sim.workload import Workload
+
+    kind, colon, rate = arrivals.partition(":")
+    if not (colon and kind in ("poisson", "regular")):
+        return Workload.read_counts(arrivals, deadline_ms, speed=speed, thin=thin, seed=seed)
+    try:
+        rate_per_s = float(rate)
+    except ValueError:
+        raise InputError(
+            f"--arrivals {arrivals!r}: {rate!r} is not a number",
+            help="write poisson:30 or regular:30, or name a file",
+        ) from None
+    if kind == "poisson":
+        return Workload.poisson(rate_per_s, number, deadline_ms, seed=seed)
+    return Workload.regular(rate_per_s, number, deadline_ms)
