@@ -21,6 +21,7 @@ NAMES = (
     "fuzz",
     "backends",
     "serving",
+    "overload",
 )
 
 
