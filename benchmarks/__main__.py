@@ -20,6 +20,8 @@ NAMES = (
     "battery",
     "fuzz",
     "backends",
+    "serving",
+    "overload",
 )
 
 
