@@ -146,6 +146,33 @@ def test_a_full_disk_stops_nothing(
     assert recorder.lost == 3
 
 
+@pytest.mark.parametrize("header_bytes", [None, 0, 9])
+def test_a_disk_that_is_full_for_long_takes_nothing_of_what_was_recorded(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header_bytes: int | None
+) -> None:
+    """Segments that cannot even be begun neither push out nor spoil the others."""
+    clock, write = Clock(), os.write
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    decide(recorder, clock, 1.0)
+    recorder.flush(force=True)
+
+    def full(fd: int, data: bytes) -> int:
+        if header_bytes is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, bytes(data)[:header_bytes])
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(20):
+        clock.now_s += 60
+        decide(recorder, clock, 2.0)
+        recorder.flush(force=True)
+    assert recorder.lost == 20 and len(read_recording(tmp_path)[1]) == 1
+    monkeypatch.setattr(os, "write", write)
+    recorder.close()
+    (tmp_path / "flight-000099.rec").write_bytes(b'{"sch')  # killed while it began a segment
+    assert len(read_recording(tmp_path)[1]) == 1
+
+
 def test_a_disk_that_fills_in_the_middle_tears_one_record(
     profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
