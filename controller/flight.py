@@ -50,6 +50,7 @@ RECORD = np.dtype(
     ]
 )
 _PACK = struct.Struct("<dBBbbIffffffdd")
+_LARGEST = float(np.finfo(np.float32).max)
 _SEGMENTS = 8  # of a full recording
 _FLUSH_S = 0.5
 _RETRY_S = 30.0
@@ -118,8 +119,8 @@ class FlightRecorder:
         memory_bytes: float | None = None,
         energy_j: float | None = None,
     ) -> None:
-        """Add one record; None becomes NaN."""
-        floats = (reading_ms, slack_ms, inference_ms, latency_ms, slowdown, budget_ms)
+        """Add one record; None becomes NaN, and what single precision cannot hold its largest number."""
+        singles = (reading_ms, slack_ms, inference_ms, latency_ms, slowdown, budget_ms)
         self._waiting += _PACK.pack(
             self._clock(),
             kind,
@@ -127,7 +128,8 @@ class FlightRecorder:
             previous,
             phi,
             sum(1 << p for p in resident),
-            *(math.nan if x is None else x for x in (*floats, memory_bytes, energy_j)),
+            *map(_single, singles),
+            *(math.nan if x is None else x for x in (memory_bytes, energy_j)),
         )
 
     def flush(self, *, force: bool = False) -> None:
@@ -186,6 +188,15 @@ class FlightRecorder:
             os.close(self._file)
             self._file = None
         log.warning("the flight recorder stops for %.0f s: %s", _RETRY_S, error.strerror)
+
+
+def _single(x: float | None) -> float:
+    return math.nan if x is None else x if -_LARGEST <= x <= _LARGEST else _clipped(x)
+
+
+def _clipped(x: float) -> float:
+    """Return the largest number instead of a larger one; infinite and not a number stay what they are."""
+    return x if not math.isfinite(x) else math.copysign(_LARGEST, x)
 
 
 def _write(file: int, data: bytes | bytearray) -> None:

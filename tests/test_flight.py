@@ -63,6 +63,17 @@ def test_what_is_added_is_read_back(profile: Profile, tmp_path: Path) -> None:
     assert decision["time_s"] == 1000.0 and decision["memory_bytes"] == 5e8
 
 
+def test_no_number_is_too_large_to_be_recorded(profile: Profile, tmp_path: Path) -> None:
+    """A deadline of 1e308 ms is recorded as the largest number that fits, with its sign; ∞ and NaN stay."""
+    recorder = FlightRecorder(tmp_path, header(profile))
+    for x in (1e308, -1e308, float("inf"), float("nan"), 3.5):
+        recorder.add(flight.DECISION, slack_ms=x, budget_ms=x)
+    recorder.close()
+    slack = read_recording(tmp_path)[1]["slack_ms"]
+    most = np.finfo(np.float32).max
+    np.testing.assert_array_equal(slack, np.array([most, -most, np.inf, np.nan, 3.5], np.float32))
+
+
 def test_a_recording_never_takes_more_than_its_limit(profile: Profile, tmp_path: Path) -> None:
     """Ten times the limit is written: what is there is the newest part, in order, within the limit."""
     clock, limit_bytes = Clock(), 40_000
