@@ -21,6 +21,8 @@ NAMES = (
     "battery",
     "fuzz",
     "backends",
+    "serving",
+    "overload",
 )
 
 

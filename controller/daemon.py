@@ -199,6 +199,12 @@ class Daemon:
         except RequestError as error:
             self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
+        except (
+            Exception
+        ) as error:  # a bug: whoever met it hears of it, and the others are served on
+            log.exception("a message could not be handled")
+            failed = RequestError(f"internal error: {type(error).__name__}")
+            self._send(client, protocol.error_frames(failed, _id_of(message)))
 
     def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
         if kind == protocol.INFER:

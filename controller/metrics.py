@@ -23,7 +23,7 @@ def latency_buckets(profile: Profile) -> tuple[float, ...]:
     ]
     low, high = min(means) / 2e3, max(means) * 20 / 1e3
     count = 14
-    return tuple(round(low * (high / low) ** (k / (count - 1)), 5) for k in range(count))
+    return tuple(float(f"{low * (high / low) ** (k / (count - 1)):.3g}") for k in range(count))
 
 
 class Metrics:
@@ -135,7 +135,7 @@ class Metrics:
         self.queue_seconds = Histogram(
             "adaphi_queue_duration_seconds",
             "Arrival to the start of the model.",
-            buckets=(0.0001, 0.0003, 0.001, 0.003, *buckets),
+            buckets=sorted({0.0001, 0.0003, 0.001, 0.003, *buckets}),
             registry=registry,
         )
         self._inference_seconds = Histogram(

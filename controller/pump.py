@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import zmq
+
+log = logging.getLogger("adaphi")
 
 Handler = Callable[[list[zmq.Frame]], None]
 
@@ -55,5 +58,8 @@ class Pump:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._handler(frames)
+            try:
+                self._handler(frames)
+            except Exception:  # a bug; but the messages behind this one still have to be read
+                log.exception("a message could not be handled")
         self._loop.call_soon(self._drain)

@@ -2,7 +2,8 @@
 
 One model runs at a time. Requests wait in the order of their priorities and, within one, of their
 deadlines; one whose deadline has passed or whose client went away never starts, and one that could only
-be late even with the quickest variant that may answer it is refused at once.
+be late even with the quickest variant that may answer it is refused at once. A run takes no longer than those
+that wait behind it can bear: quality goes before answers do.
 """
 
 from __future__ import annotations
@@ -202,11 +203,30 @@ class Scheduler:
         more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s, admitted
         if request.reading_ms is not None:
             return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
-        slack_ms = request.slack_ms(now_s) / limits.slowdown
+        slack_ms = min(request.slack_ms(now_s), self._room_ms(request, now_s, limits))
+        slack_ms /= limits.slowdown
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
         return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *more))
+
+    def _room_ms(self, request: Request, now_s: float, limits: Limits) -> float:
+        """Return what a run may take so that none of the same priority that waits behind it gets late.
+
+        Those are taken to be answered as quickly as they may be; whom even that would not save has no say.
+        """
+        rank, typical = request.priority or DEFAULT_PRIORITY, self.typical_ms
+        quickest_ms = min(typical) * limits.slowdown
+        room_ms, work_ms = math.inf, 0.0
+        for other_rank, deadline_s, _, other in self._queue:
+            if other_rank != rank:
+                break
+            run_ms = quickest_ms if other.phi is None else typical[other.phi] * limits.slowdown
+            left_ms = (deadline_s - now_s) * 1e3 - work_ms - run_ms
+            if left_ms >= quickest_ms:
+                room_ms = min(room_ms, left_ms)
+                work_ms += run_ms
+        return room_ms
 
     def _check(self, request: Request) -> None:
         """Raise `InvalidRequest` for what no variant of the ladder can answer, whatever the limits."""

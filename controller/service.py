@@ -108,7 +108,8 @@ class Service:
             self._update_limits,
         )
         self.tallies = [Tally() for _ in profile.variants]
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
         self._keys = 0
@@ -194,6 +195,7 @@ class Service:
             self._keys, decision.phi, request.top, tensor.dtype.name, tensor.shape, keep
         )
         self.supervisor.send(protocol.encode(worker.RUN, header, tensor)[1:])
+        self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
 
     def _free(self) -> None:
         self.running = None

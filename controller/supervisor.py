@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -21,6 +23,8 @@ from .worker import Orders
 log = logging.getLogger("adaphi")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
+FOLDER = "adaphi-sockets-"
+"""How the name of a folder with a worker's socket begins."""
 
 
 class Supervisor:
@@ -43,7 +47,7 @@ class Supervisor:
         self._context = context
         self._on_message = on_message
         self._on_loss = on_loss
-        self._folder = TemporaryDirectory(prefix="adaphi-worker-")  # 0700: only we can enter
+        self._folder, self._lock = _own_folder()
         self._pump: Pump | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,11 +91,12 @@ class Supervisor:
                 await self._process.wait()
         if self._pump is not None:
             self._pump.close()
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
 
     async def _keep_one(self) -> None:
         for number in range(1_000_000_000):
-            address = f"ipc://{Path(self._folder.name) / str(number)}"
+            address = f"ipc://{self._folder / str(number)}"
             socket = self._context.socket(zmq.PAIR)
             socket.linger = 0
             socket.bind(address)
@@ -113,3 +118,29 @@ class Supervisor:
             self._on_loss(f"exit code {code}" if code >= 0 else f"signal {-code}")
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def _own_folder() -> tuple[Path, int]:
+    """Return a new folder that only we can enter, and the open lock that says that it is in use."""
+    for path in Path(tempfile.gettempdir()).glob(FOLDER + "*"):
+        _remove_if_abandoned(path)
+    new = Path(tempfile.mkdtemp(prefix="adaphi-new-"))
+    lock = os.open(new, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # It gets its name when it is locked, or a daemon that starts now would take it for abandoned.
+    return new.rename(new.with_name(FOLDER + new.name.removeprefix("adaphi-new-"))), lock
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    """Remove the folder of a daemon that was killed: its lock went with it."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # another user's, or gone by now
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:  # a daemon is using it
+        pass
+    finally:
+        os.close(lock)

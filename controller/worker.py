@@ -9,11 +9,13 @@ and then runs one request after the other. Messages are [kind, msgpack header, t
                       K what is resident, when asked or where that changed between two runs
                       O an ordered load has ended
 
-It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
+It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked. On Linux
+the kernel kills it then, also where it hangs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -141,6 +143,7 @@ def main(orders_json: str) -> None:
     socket.linger = 1000
     socket.connect(orders.address)
     front = os.getppid()
+    _end_with_the_front()
     try:
         pool = _start(orders, socket)
         if pool is not None:
@@ -148,6 +151,13 @@ def main(orders_json: str) -> None:
     finally:
         socket.close()
         context.term()
+
+
+def _end_with_the_front() -> None:
+    """Have the kernel kill this process when its parent dies, where it can."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:

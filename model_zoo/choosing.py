@@ -66,8 +66,10 @@ def settle_backend(
     """Return the name of the backend to use, and what was measured for that.
 
     None and `auto` mean the one that the profile was measured with. Without a profile None is torch, and
-    `auto` the best of what is installed.
+    `auto` the best of what is installed. A ladder of the user's own code is its own backend.
     """
+    if ladder.variants[0].weights == "own":
+        return "own", ()
     if wanted is not None and wanted != AUTO:
         if profile is not None and profile.backend != wanted:
             log.warning("the profile was measured with %s: %s runs", profile.backend, wanted)

@@ -1,10 +1,12 @@
-"""Ladders by name: `efficientnet-lite`, `efficientnet`, `timm:NAME,NAME,…`."""
+"""Ladders by name: `efficientnet-lite`, `efficientnet`, `timm:NAME,NAME,…`, `python:MODULE:FUNCTION`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import LadderError
+from .own import PREFIX, own_ladder
 from .variants import Ladder, Variant
 
 DEFAULT = "efficientnet-lite"
@@ -44,20 +46,22 @@ def get_ladder(
     if ladder is None and name.startswith("timm:"):
         ladder = _timm_ladder(name, quality)
         quality = None
+    if ladder is None and name.startswith(PREFIX):
+        ladder = own_ladder(name)
     if ladder is None:
         raise LadderError(
             f"no ladder is called {name!r}",
-            help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,… or a profile.json",
+            help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,…, python:MODULE:FUNCTION or a profile.json",
         )
     variants = list(ladder.variants)
     if quality is not None:
         _check_quality(name, quality, len(variants))
         variants = [
-            Variant(v.phi, v.name, q, "stated", v.weights)
+            replace(v, quality=q, quality_origin="stated")
             for v, q in zip(variants, quality, strict=True)
         ]
     if untrained:
-        variants = [Variant(v.phi, v.name, v.quality, v.quality_origin, "none") for v in variants]
+        variants = [replace(v, weights="none") for v in variants]
     return Ladder(ladder.name, tuple(variants))
 
 

@@ -13,8 +13,8 @@ from ..errors import LadderError
 Origin = Literal["measured", "published", "modelled", "stated"]
 """Where a figure comes from; *stated* means that the user said so."""
 
-Weights = Literal["package", "hub", "none", "module"]
-"""Where weights come from: an installed package, timm's hub, random, or the user's own module."""
+Weights = Literal["package", "hub", "none", "module", "own"]
+"""Where weights come from: an installed package, timm's hub, random, the user's own module or function."""
 
 
 @dataclass(frozen=True, slots=True)

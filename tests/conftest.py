@@ -17,10 +17,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 
 MIB = 1 << 20
+
+# Timings are not asserted, by hypothesis neither: the machine may be busy.
+settings.register_profile("adaphi", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("adaphi")
 
 
 @pytest.fixture
