@@ -38,6 +38,7 @@ from ..policies.choose import choose
 from ..policies.frame import Objective
 from ..policies.rules import is_rule
 from . import flight, http, protocol, worker
+from .dedup import Asked, Ledger
 from .flight import FlightRecorder
 from .history import Second
 from .metrics import Metrics
@@ -95,6 +96,7 @@ class Daemon:
         self.gate = PolicyGate(config.policy_key)
         self.policy_file = _watched(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
+        self.ledger = Ledger()
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0
         self._worker_takes_s = FIRST_GUESS_S
@@ -202,11 +204,7 @@ class Daemon:
 
     def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
         if kind == protocol.INFER:
-            infer = protocol.decode(InferHeader, header)
-            protocol.check_numbers(infer)
-            tensor = protocol.tensor_of(infer, rest)
-            ticket = Ticket(infer.id, partial(self._reply, client, infer.id))
-            self.serving().submit(ticket, infer, tensor)
+            self._on_infer(client, protocol.decode(InferHeader, header), rest)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
@@ -217,9 +215,31 @@ class Daemon:
             self._offer(bytes(rest[0]), pushed.signature)
             self._send_ok(client, pushed.id)
         elif kind == protocol.HELLO:
-            self._send_ok(client, protocol.decode(HelloHeader, header).id)
+            hello = protocol.decode(HelloHeader, header)
+            waiting = (id for id in hello.asked if self.ledger.join((hello.session, id), client))
+            self._send_ok(client, hello.id, tuple(waiting))
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
+
+    def _on_infer(self, client: bytes, infer: InferHeader, rest: Any) -> None:
+        """Let a request be served; one that was sent before is joined to itself, or answered as it was."""
+        protocol.check_numbers(infer)
+        tensor = protocol.tensor_of(infer, rest)
+        key = (infer.session, infer.id) if infer.session else None
+        if key is not None and self.ledger.join(key, client):
+            self.metrics.repeated.labels("joined").inc()
+            return
+        if key is not None and (answer := self.ledger.recall(key)) is not None:
+            self.metrics.repeated.labels("remembered").inc()
+            self._send(client, answer)
+            return
+        asked = self.ledger.begin(key, client)
+        try:
+            ticket = Ticket(infer.id, partial(self._reply, asked, infer.id))
+            self.serving().submit(ticket, infer, tensor)
+        except RequestError:
+            self.ledger.end(asked)
+            raise
 
     def _offer(self, content: bytes, signature: bytes | None) -> None:
         """Let a pushed policy decide in the shadow; raise `InvalidRequest` if it is not taken."""
@@ -267,11 +287,13 @@ class Daemon:
             raise NotReady("the models are not warm yet")
         return self.service
 
-    def _reply(self, client: bytes, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+    def _reply(self, asked: Asked, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
         if isinstance(what, RequestError):
-            self._send(client, protocol.error_frames(what, id))
+            frames, passes = protocol.error_frames(what, id), what.retries > 0
         else:
-            self._send(client, [*protocol.encode(protocol.ANSWER, what), *rest])
+            frames, passes = [*protocol.encode(protocol.ANSWER, what), *rest], False
+        self._send(asked.client, frames)
+        self.ledger.end(asked, None if passes else frames)
 
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
@@ -284,7 +306,7 @@ class Daemon:
         if not self.router.send([client, *frames]):
             log.debug("a client went away before its answer")
 
-    def _send_ok(self, client: bytes, id: int) -> None:
+    def _send_ok(self, client: bytes, id: int, waiting: tuple[int, ...] = ()) -> None:
         profile, service = self.profile, self.service
         header = OkHeader(
             id=id,
@@ -295,6 +317,7 @@ class Daemon:
             variants=tuple(v.name for v in profile.variants) if profile else (),
             policy=service.scheduler.controller.policy.name if service else "",
             max_message_bytes=self.max_message_bytes,
+            waiting=waiting,
         )
         self._send(client, protocol.encode(protocol.OK, header))
 

@@ -39,6 +39,12 @@ class Metrics:
             ["model", "variant", "outcome"],
             registry=registry,
         )
+        self.repeated = Counter(
+            "adaphi_requests_repeated",
+            "Requests that came again: joined while under way, or answered as remembered.",
+            ["how"],
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
         )
