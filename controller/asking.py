@@ -191,7 +191,9 @@ class Asker:
         elif self._line.secure:
             self._cut += 1
             if self._cut >= CUT_HANDSHAKES:
-                self._refuse("the daemon's key is another", "ask for its public key: server_key")
+                self._refuse(
+                    "the daemon's key is another, or no daemon is there", "check server_key"
+                )
 
     # ---------------------------------------------------------------------------- calls
 

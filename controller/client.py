@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from .asking import Asker, Call
 from .connection import Connection, event_of
 from .protocol import Answer, BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
 from .pump import Pump
+from .security import load_client_keys
 
 PATIENCE_S = 0.9
 """How long after its deadline an answer is still waited for."""
@@ -49,8 +51,16 @@ class _Talk:
 
     _asker: Asker
 
-    def __init__(self, address: str | None, patience_s: float, retries: int) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        patience_s: float,
+        retries: int,
+        server_key: str | Path | None,
+        key_file: str | Path | None,
+    ) -> None:
         self.address = address or default_address()
+        self._keys = load_client_keys(server_key, key_file)
         self.patience_s = patience_s
         self.retries = retries
         self._session = uuid.uuid4().hex
@@ -120,7 +130,9 @@ class _Talk:
 class Client(_Talk):
     """A connection to a daemon for one thread at a time; close it, or use it in a `with`.
 
-    Raises `InvalidRequest` for what is no address.
+    A daemon on another machine asks for keys: `server_key` is its public key or the file that holds it,
+    `key_file` the client's own secret one. Raises `InvalidRequest` for what is no address, `ConfigError`
+    for what is no key.
     """
 
     def __init__(
@@ -129,10 +141,12 @@ class Client(_Talk):
         *,
         patience_s: float = PATIENCE_S,
         retries: int = RETRIES,
+        server_key: str | Path | None = None,
+        key_file: str | Path | None = None,
     ) -> None:
-        super().__init__(address, patience_s, retries)
+        super().__init__(address, patience_s, retries, server_key, key_file)
         self._lock = threading.Lock()
-        self._connection = Connection(self.address)
+        self._connection = Connection(self.address, self._keys)
         self._asker = Asker(self.address, self._session, retries, self._connection)
         self._poller = zmq.Poller()
         self._poller.register(self._connection.socket, zmq.POLLIN)
@@ -251,7 +265,10 @@ def _received(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
 
 
 class AsyncClient(_Talk):
-    """A connection to a daemon for one event loop; any number of requests may be under way."""
+    """A connection to a daemon for one event loop; any number of requests may be under way.
+
+    Its arguments are those of `Client`.
+    """
 
     def __init__(
         self,
@@ -259,14 +276,16 @@ class AsyncClient(_Talk):
         *,
         patience_s: float = PATIENCE_S,
         retries: int = RETRIES,
+        server_key: str | Path | None = None,
+        key_file: str | Path | None = None,
     ) -> None:
-        super().__init__(address, patience_s, retries)
+        super().__init__(address, patience_s, retries, server_key, key_file)
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(self.address)
+        self._connection = Connection(self.address, self._keys)
         self._asker = Asker(self.address, self._session, self.retries, self._connection)
         self._pumps = (
             Pump(self._connection.socket, self._on_message),

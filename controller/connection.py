@@ -10,6 +10,7 @@ import zmq
 
 from ..errors import InvalidRequest
 from .asking import EVENTS
+from .security import ClientKeys
 
 MAX_ANSWER_BYTES = 64_000_000
 _numbers = count(1)
@@ -22,8 +23,8 @@ class Connection:
     daemon is back would arrive with a deadline that says nothing.
     """
 
-    def __init__(self, address: str) -> None:
-        self.secure = False
+    def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
+        self.secure = keys is not None
         self._address = address
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.socket = context.socket(zmq.DEALER)
@@ -42,6 +43,9 @@ class Connection:
         }
         for option, value in options.items():
             self.socket.setsockopt(option, value)
+        if keys is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey = keys.own
+            self.socket.curve_serverkey = keys.server
         # Not `get_monitor_socket`: its name is the socket's descriptor, which the system gives out again; and
         # a monitor that nobody reads for a while must not fill up, for ZeroMQ's thread would wait for it.
         events = f"inproc://adaphi-{next(_numbers)}"

@@ -53,7 +53,8 @@ from .protocol import (
     OkHeader,
     PolicyHeader,
 )
-from .pump import Pump
+from .routers import Peer, Routers
+from .security import load_token
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
 from .supervisor import Supervisor
@@ -130,14 +131,24 @@ class Daemon:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         listener = http.bind(self.config.http.host, self.config.http.port)
         try:
-            router = self._bind_router()
-        except StartupError:
+            token = self._token()
+            self.routers = Routers(
+                self.context,
+                self.config.zmq,
+                self._on_client_message,
+                self.metrics.refused_keys.inc,
+            )
+        except AdaphiError:
             listener.close()
             raise
-        self.router = Pump(router, self._on_client_message)
         routes = OpenInference(self).routes()
         self.http = http.make_server(
-            self.metrics.registry, lambda: self.ready, self.status, self.status_with_history, routes
+            self.metrics.registry,
+            lambda: self.ready,
+            self.status,
+            self.status_with_history,
+            routes,
+            token,
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
@@ -185,14 +196,13 @@ class Daemon:
         await self.supervisor.stop()
         self.http.should_exit = True
         await asyncio.gather(self.http_task, return_exceptions=True)
-        self.router.close()
+        self.routers.close()
         self.context.term()
         log.info("stopped")
 
     # ---------------------------------------------------------------------------- clients
 
-    def _on_client_message(self, frames: list[zmq.Frame]) -> None:
-        client, message = frames[0].bytes, frames[1:]
+    def _on_client_message(self, client: Peer, message: list[zmq.Frame]) -> None:
         try:
             if sum(map(len, message)) > self.max_message_bytes:
                 limit_mb = self.config.zmq.max_message_mb
@@ -202,7 +212,7 @@ class Daemon:
             self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
 
-    def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
+    def _dispatch(self, client: Peer, kind: bytes, header: bytes, rest: Any) -> None:
         if kind == protocol.INFER:
             self._on_infer(client, protocol.decode(InferHeader, header), rest)
         elif kind == protocol.BUDGET:
@@ -221,7 +231,7 @@ class Daemon:
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
 
-    def _on_infer(self, client: bytes, infer: InferHeader, rest: Any) -> None:
+    def _on_infer(self, client: Peer, infer: InferHeader, rest: Any) -> None:
         """Let a request be served; one that was sent before is joined to itself, or answered as it was."""
         protocol.check_numbers(infer)
         tensor = protocol.tensor_of(infer, rest)
@@ -302,11 +312,11 @@ class Daemon:
         if self.service is not None:
             self.service.read_sensors()
 
-    def _send(self, client: bytes, frames: list[Any]) -> None:
-        if not self.router.send([client, *frames]):
+    def _send(self, client: Peer, frames: list[Any]) -> None:
+        if not self.routers.send(client, frames):
             log.debug("a client went away before its answer")
 
-    def _send_ok(self, client: bytes, id: int, waiting: tuple[int, ...] = ()) -> None:
+    def _send_ok(self, client: Peer, id: int, waiting: tuple[int, ...] = ()) -> None:
         profile, service = self.profile, self.service
         header = OkHeader(
             id=id,
@@ -425,6 +435,11 @@ class Daemon:
 
     # ---------------------------------------------------------------------------- small parts
 
+    def _token(self) -> bytes | None:
+        """Return what HTTP asks for, None where it asks for nothing."""
+        file = self.config.http.token_file
+        return None if file is None else load_token(Path(file))
+
     def status(self) -> dict[str, object]:
         """Return the daemon's state in a few words and numbers."""
         state: dict[str, object] = {
@@ -461,29 +476,6 @@ class Daemon:
             "variants": [v.name for v in self.profile.variants],
             "history": {name: [getattr(s, name) for s in seconds] for name in Second._fields},
         }
-
-    def _bind_router(self) -> zmq.Socket[bytes]:
-        router = self.context.socket(zmq.ROUTER)
-        router.linger = 500
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a vanished client is an error, not a silence
-        router.setsockopt(zmq.SNDHWM, 256)
-        router.setsockopt(zmq.RCVHWM, 256)
-        # A message somewhat too large is refused in words; one far too large ends its connection
-        # before it fills the memory.
-        router.setsockopt(zmq.MAXMSGSIZE, 4 * self.max_message_bytes)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        for address in self.config.zmq.bind:
-            try:
-                router.bind(address)
-            except zmq.ZMQError as error:
-                router.close()
-                raise StartupError(
-                    f"cannot listen on {address}: {error.strerror}",
-                    help="is another daemon running? choose another address in [zmq] bind",
-                ) from None
-        return router
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .routers import Peer
+
 Key: TypeAlias = tuple[str, int]
 """A request's identity: the client's session and the number of the request in it."""
 
@@ -16,7 +18,7 @@ class Asked:
     """A request under way; `client` is where its answer goes, None as `key`: it is never repeated."""
 
     key: Key | None
-    client: bytes
+    client: Peer
 
 
 class Ledger:
@@ -43,7 +45,7 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def join(self, key: Key, client: bytes) -> bool:
+    def join(self, key: Key, client: Peer) -> bool:
         """Let the answer of a request under way go to `client`; return False if it is not under way."""
         asked = self._asked.get(key)
         if asked is not None:
@@ -56,7 +58,7 @@ class Ledger:
         found = self._answers.get(key)
         return None if found is None else found[2]
 
-    def begin(self, key: Key | None, client: bytes) -> Asked:
+    def begin(self, key: Key | None, client: Peer) -> Asked:
         """Note that a request is under way."""
         asked = Asked(key, client)
         if key is not None:

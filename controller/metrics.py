@@ -45,6 +45,11 @@ class Metrics:
             ["how"],
             registry=registry,
         )
+        self.refused_keys = Counter(
+            "adaphi_refused_keys",
+            "Connections from beyond this machine whose key is not known.",
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
         )
