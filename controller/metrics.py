@@ -39,6 +39,17 @@ class Metrics:
             ["model", "variant", "outcome"],
             registry=registry,
         )
+        self.repeated = Counter(
+            "adaphi_requests_repeated",
+            "Requests that came again: joined while under way, or answered as remembered.",
+            ["how"],
+            registry=registry,
+        )
+        self.refused_keys = Counter(
+            "adaphi_refused_keys",
+            "Connections from beyond this machine whose key is not known.",
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
         )

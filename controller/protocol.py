@@ -8,6 +8,9 @@ requests and answers the raw bytes of one tensor (little-endian, row-major). Not
 
 Headers are decoded with their types checked; unknown fields are ignored, so that older and newer
 releases of one major version understand each other.
+
+A request may be sent again: (session, id) says which one it is, and the daemon answers it once (`dedup`).
+A hello may ask which requests of a session are still under way; their answers then go to whoever asked.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
@@ -35,6 +39,9 @@ DTYPES = frozenset(
 )
 # Zero-copy pays only for large frames; below this pyzmq copies anyway.
 ZERO_COPY_BYTES = 64 * 1024
+
+Session = Annotated[str, Meta(max_length=64)]
+"""What a client calls itself, random and nobody else's; empty: its requests are never repeated."""
 
 
 class InferHeader(msgspec.Struct):
@@ -52,6 +59,7 @@ class InferHeader(msgspec.Struct):
     top: int = 0
     priority: int = 0
     min_quality: float | None = None
+    session: Session = ""
 
 
 class BudgetHeader(msgspec.Struct):
@@ -71,9 +79,11 @@ class PolicyHeader(msgspec.Struct):
 
 
 class HelloHeader(msgspec.Struct):
-    """A greeting: asks who is there."""
+    """A greeting: asks who is there, and which of the requests `asked` are still under way."""
 
     id: int
+    session: Session = ""
+    asked: tuple[int, ...] = ()
 
 
 class AnswerHeader(msgspec.Struct):
@@ -100,7 +110,7 @@ class ErrorHeader(msgspec.Struct):
 
 
 class OkHeader(msgspec.Struct):
-    """The daemon introduces itself."""
+    """The daemon introduces itself; `waiting` are those of the hello's `asked` that will be answered."""
 
     id: int
     version: str = ""
@@ -110,6 +120,7 @@ class OkHeader(msgspec.Struct):
     variants: tuple[str, ...] = ()
     policy: str = ""
     max_message_bytes: int = 0
+    waiting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,21 @@ class Pump:
         except zmq.ZMQError:
             return False
         finally:
-            self._loop.call_soon(self._drain)
+            self.wake()
         return True
+
+    def wake(self) -> None:
+        """Look soon for what arrived: whoever sends on the socket itself has to say so."""
+        self._loop.call_soon(self._drain)
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        self._loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
         """Stop listening and close the socket; what was sent may still leave within its linger."""
         if not self.socket.closed:
-            self._loop.remove_reader(self._descriptor)
+            self.stop()
             self.socket.close()
 
     def _drain(self) -> None:
