@@ -26,7 +26,6 @@ from ..config import Config, Recorder, taken
 from ..errors import (
     AdaphiError,
     Draining,
-    InvalidRequest,
     NotReady,
     ProtocolError,
     RequestError,
@@ -36,7 +35,6 @@ from ..errors import (
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
-from ..policies.rules import is_rule
 from . import flight, http, protocol, worker
 from .dedup import Asked, Ledger
 from .flight import FlightRecorder
@@ -44,7 +42,7 @@ from .history import Second
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
 from .oip_routes import OpenInference
-from .policy_file import PolicyGate, WatchedFile
+from .policy_file import PolicySource
 from .protocol import (
     AnswerHeader,
     BudgetHeader,
@@ -94,8 +92,7 @@ class Daemon:
         self.draining = False
         self.notifier = Notifier()
         self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
-        self.gate = PolicyGate(config.policy_key)
-        self.policy_file = _watched(config)
+        self.policies = PolicySource(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
         self.ledger = Ledger()
         self._failed: StartupError | None = None
@@ -171,8 +168,7 @@ class Daemon:
                     self.metrics.flight_lost.set(self.service.flight.lost)
                 if self.loop.time() >= next_reading_s:
                     self.service.read_sensors()
-                    if self.policy_file is not None and self.policy_file.changed():
-                        self._take_policy_file()
+                    self.policies.look(self.service.rollout)
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
@@ -228,7 +224,7 @@ class Daemon:
             pushed = protocol.decode(PolicyHeader, header)
             if len(rest) != 1:
                 raise ProtocolError(f"expected one frame with the policy, got {len(rest)}")
-            self._offer(bytes(rest[0]), pushed.signature)
+            self.policies.push(self.serving().rollout, bytes(rest[0]), pushed.signature)
             self._send_ok(client, pushed.id)
         elif kind == protocol.HELLO:
             hello = protocol.decode(HelloHeader, header)
@@ -257,26 +253,6 @@ class Daemon:
             self.ledger.end(asked)
             raise
 
-    def _offer(self, content: bytes, signature: bytes | None) -> None:
-        """Let a pushed policy decide in the shadow; raise `InvalidRequest` if it is not taken."""
-        if self.service is None:
-            raise NotReady("the models are not warm yet")
-        try:
-            self.service.rollout.offer(self.gate.open(content, signature))
-        except AdaphiError as error:
-            raise InvalidRequest(str(error)) from None
-        log.info("a policy was pushed: it decides in the shadow")
-
-    def _take_policy_file(self) -> None:
-        """Let the policy in the file that changed decide in the shadow; a bad one changes nothing."""
-        assert self.service is not None and self.policy_file is not None
-        try:
-            self.service.rollout.offer(self.gate.load(self.policy_file.path))
-        except AdaphiError as error:
-            log.error("the changed policy is not taken: %s", error)
-        else:
-            log.info("%s has changed: it decides in the shadow", self.policy_file.path)
-
     def _on_hangup(self) -> None:
         """Take what can be changed while running from a new configuration; a bad one changes nothing."""
         try:
@@ -287,12 +263,10 @@ class Daemon:
         config, fixed = taken(self.config, wanted)
         if fixed:
             log.warning("these need a restart: %s", ", ".join(fixed))
-        changed, self.config = config.policy != self.config.policy, config
+        self.config = config
         if self.service is not None:
             self.service.take(config)
-            if changed and (file := _watched(config)) is not None:
-                self.policy_file = file
-                self._take_policy_file()
+        self.policies.follow(config, self.service.rollout if self.service else None)
         log.info("the configuration was taken")
 
     def serving(self) -> Service:
@@ -379,9 +353,8 @@ class Daemon:
     def _make_service(self, profile: Profile) -> Service:
         config = self.config
         objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
-        file = self.policy_file
         policy = choose(
-            config.policy if file is None else self.gate.load(file.path),
+            self.policies.first(),
             profile,
             latency=config.latency,
             objective=objective,
@@ -524,13 +497,6 @@ def _own(address: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _watched(config: Config) -> WatchedFile | None:
-    """Return the configuration's policy file, None where the policy is a rule or solved at the start."""
-    if config.policy is None or is_rule(config.policy):
-        return None
-    return WatchedFile(Path(config.policy))
 
 
 def _id_of(message: list[zmq.Frame]) -> int | None:
