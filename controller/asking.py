@@ -152,7 +152,7 @@ class Asker:
         """Take what the daemon sent."""
         about, what = read(frames)
         now_s = self._now()
-        self._heard_s, self._connected = now_s, True
+        self._heard_s = now_s
         if isinstance(what, OkHeader) and about == self._probe:
             self._on_probe_answered(what, now_s)
             return
@@ -174,8 +174,10 @@ class Asker:
         now_s = self._now()
         self._next_s = now_s
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._connected, self._refused, self._ready, self._cut = True, False, True, 0
-            self._heard_s = now_s
+            known, self._connected, self._refused, self._cut = self._connected, True, False, 0
+            if known:
+                return  # something was sent on it before the event came
+            self._ready, self._heard_s = True, now_s
             if any(call.asked for call in self._calls.values()):
                 self._greet(now_s)
         elif event == zmq.EVENT_DISCONNECTED:
@@ -191,9 +193,7 @@ class Asker:
         elif self._line.secure:
             self._cut += 1
             if self._cut >= CUT_HANDSHAKES:
-                self._refuse(
-                    "the daemon's key is another, or no daemon is there", "check server_key"
-                )
+                self._refuse("the daemon's key is another, or it uses none", "check server_key")
 
     # ---------------------------------------------------------------------------- calls
 
@@ -279,7 +279,7 @@ class Asker:
 
 _MISMATCH = {
     False: ("the daemon takes only clients with a key", "give server_key and key_file"),
-    True: ("this is not a daemon that uses keys", "leave out server_key, or check the address"),
+    True: ("the daemon uses no keys here", "leave out server_key, or check the address"),
 }
 
 

@@ -81,7 +81,7 @@ class _Talk:
         limit = self._asker.max_message_bytes or MAX_MESSAGE_BYTES
         if tensor.nbytes > limit:
             raise TooLarge(f"the image has {tensor.nbytes} bytes, at most {limit} can be sent")
-        if keep and tensor.flags.writeable and isinstance(image, np.ndarray):
+        if keep and tensor.flags.writeable:
             tensor = tensor.copy()
         header = InferHeader(
             id=next(self._asker.ids),
@@ -130,9 +130,10 @@ class _Talk:
 class Client(_Talk):
     """A connection to a daemon for one thread at a time; close it, or use it in a `with`.
 
-    A daemon on another machine asks for keys: `server_key` is its public key or the file that holds it,
-    `key_file` the client's own secret one. Raises `InvalidRequest` for what is no address, `ConfigError`
-    for what is no key.
+    `retries` is how often a request is asked again within its deadline, `patience_s` how long after it an
+    answer is waited for. A daemon on another machine asks for keys: `server_key` is its public key or the
+    file that holds it, `key_file` the client's own secret one. Raises `InvalidRequest` for what is no
+    address, `ConfigError` for what is no key.
     """
 
     def __init__(

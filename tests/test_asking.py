@@ -20,7 +20,7 @@ from adaphi import AsyncClient, Client
 from adaphi.controller import protocol
 from adaphi.controller.asking import Asker, Call
 from adaphi.controller.dedup import Ledger
-from adaphi.errors import Busy, NoAnswer, RequestError, Shed, WorkerLost
+from adaphi.errors import Busy, NoAnswer, RequestError, Shed, TooLarge, WorkerLost
 
 # -------------------------------------------------------------------------------- against a clock
 
@@ -158,12 +158,15 @@ class Fake:
     """A daemon that does as it is told, written from the description of the wire alone.
 
     Each request takes the next word of the script: an error's code, `answer`, `twice` (answered twice),
-    `drop` (never answered), `restart` (the socket closes and opens again) or `vanish` (it stays closed).
+    `drop` (never answered), `slow` (answered after the third hello that asks for it), `restart` (the socket
+    closes and opens again) or `vanish` (it stays closed). For the first `unready` hellos it is not ready.
     """
 
     def __init__(self, address: str, script: list[str]) -> None:
         self.address, self.script = address, script
         self.requests: list[Any] = []  # the headers
+        self.unready, self.hellos = 0, 0
+        self._slow: Any = None
         self._done = threading.Event()
         self._open()
         self._thread = threading.Thread(target=self._run)
@@ -188,13 +191,8 @@ class Fake:
                 time.sleep(0.001)
 
     def _on_message(self, client: bytes, kind: bytes, header: Any, rest: list[bytes]) -> None:
-        def say(kind: bytes, *more: bytes, **header: Any) -> None:
-            self._router.send_multipart(
-                [client, b"ADP1", kind, msgspec.msgpack.encode(header), *more]
-            )
-
         if kind == b"H":
-            say(b"K", id=header["id"], ready=True, max_message_bytes=1_000_000)
+            self._on_hello(client, header)
             return
         self.requests.append(header)
         word = self.script.pop(0)
@@ -203,14 +201,31 @@ class Fake:
             time.sleep(0.1)
             if word == "restart":
                 self._open()
+        elif word == "slow":
+            self._slow = header, rest
         elif word in ("answer", "twice"):
-            fields = {"phi": 0, "name": "v0", "latency_ms": 1.0, "queue_ms": 0.0}
-            fields |= {"inference_ms": 1.0, "late": False, "dtype": "int64", "shape": [1]}
             for _ in range(1 + (word == "twice")):
-                total = np.frombuffer(rest[0], np.uint8).sum(dtype=np.int64).tobytes()
-                say(b"A", total, id=header["id"], **fields)
+                self._answer(client, header, rest)
         elif word != "drop":
-            say(b"E", code=word, message="so it is", id=header["id"])
+            self._say(client, b"E", code=word, message="so it is", id=header["id"])
+
+    def _on_hello(self, client: bytes, hello: Any) -> None:
+        slow = [i for i in hello["asked"] if self._slow and i == self._slow[0]["id"]]
+        self.hellos += bool(slow)
+        ready, self.unready = self.unready <= 0, self.unready - 1
+        about = {"id": hello["id"], "max_message_bytes": 1_000_000}
+        self._say(client, b"K", **about, ready=ready, waiting=slow)
+        if slow and self.hellos >= 3:
+            self._answer(client, *self._slow)
+
+    def _answer(self, client: bytes, header: Any, rest: list[bytes]) -> None:
+        fields = {"phi": 0, "name": "v0", "latency_ms": 1.0, "queue_ms": 0.0}
+        fields |= {"inference_ms": 1.0, "late": False, "dtype": "int64", "shape": [1]}
+        total = np.frombuffer(rest[0], np.uint8).sum(dtype=np.int64).tobytes()
+        self._say(client, b"A", total, id=header["id"], **fields)
+
+    def _say(self, client: bytes, kind: bytes, *more: bytes, **header: Any) -> None:
+        self._router.send_multipart([client, b"ADP1", kind, msgspec.msgpack.encode(header), *more])
 
 
 def sync_ask(address: str, values: list[int], deadline_ms: float, **options: Any) -> list[Any]:
@@ -318,6 +333,21 @@ def test_retries_are_bounded(
     assert type(found) is error and len(daemon.requests) == attempts
 
 
+def test_what_is_under_way_is_not_sent_again(fake: Callable[..., Fake], ask: Ask) -> None:
+    """As long as the daemon says that it works on a request, only hellos ask for it."""
+    daemon = fake("slow")
+    assert ask(daemon.address, [3], 20_000) == [3 * 192]
+    assert len(daemon.requests) == 1 and daemon.hellos >= 3
+
+
+def test_a_daemon_that_is_not_ready_is_left_alone(fake: Callable[..., Fake], ask: Ask) -> None:
+    """After a `not_ready` only hellos are sent until it is: one retry is enough, however long it takes."""
+    daemon = fake("not_ready", "answer")
+    daemon.unready = 4
+    assert ask(daemon.address, [3], 20_000, retries=1) == [3 * 192]
+    assert daemon.unready < 0 and len(daemon.requests) == 2
+
+
 def test_what_was_seen_is_said(fake: Callable[..., Fake], ask: Ask, tmp_path: Path) -> None:
     """Nobody there, gone after the first attempt, silent: three different sentences."""
     [nobody] = ask(f"ipc://{tmp_path}/none", [1], 100)
@@ -366,6 +396,16 @@ def test_the_async_client_keeps_what_it_was_given(
             return (await task).output.item()
 
     assert asyncio.run(main()) == 2 * 270_000
+
+
+def test_what_the_daemon_would_not_take_is_not_sent(fake: Callable[..., Fake]) -> None:
+    """Once the client was told the daemon's limit, a larger picture is refused before it is sent."""
+    daemon = fake("answer")
+    with Client(daemon.address) as client:
+        assert client.hello().max_message_bytes == 1_000_000
+        with pytest.raises(TooLarge, match="at most 1000000"):
+            client.infer(np.zeros((600, 600, 3), np.uint8), deadline_ms=20_000)
+        assert client.infer(picture(3), deadline_ms=20_000).output.item() == 3 * 192
 
 
 def test_a_cancelled_call_is_forgotten(fake: Callable[..., Fake]) -> None:

@@ -170,7 +170,9 @@ def test_only_known_keys_are_let_in(keys: Path, tmp_path: Path) -> None:
         ):
             with Client(address, **options) as client, pytest.raises(NotAllowed, match=why):
                 client.hello()
-        no_keys = pytest.raises(NotAllowed, match="not a daemon that uses keys")
+        no_keys = pytest.raises(
+            NotAllowed, match=r"uses no(ne| keys)"
+        )  # either end may notice it first
         with Client(local, **given(keys, "camera")) as client, no_keys:
             client.hello()
         with Client(address, **given(keys, "stranger")) as client:
