@@ -22,6 +22,7 @@ NAMES = (
     "backends",
     "serving",
     "overload",
+    "loading",
 )
 
 
