@@ -23,6 +23,7 @@ NAMES = (
     "backends",
     "serving",
     "overload",
+    "loading",
 )
 
 

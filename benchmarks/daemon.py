@@ -105,8 +105,8 @@ def free_port() -> int:
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes]) -> bool:
-    """Return whether a server listens within half a minute, rather than ending."""
-    until = time.monotonic() + 30
+    """Return whether a server listens within three minutes, rather than ending."""
+    until = time.monotonic() + 180
     while time.monotonic() < until and server.poll() is None:
         with socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

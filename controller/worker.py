@@ -167,7 +167,7 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
         from ..model_zoo.backends import get_backend
         from ..model_zoo.choosing import settle_backend
         from ..model_zoo.ladders import get_ladder
-        from ..model_zoo.pool import WarmPool
+        from ..model_zoo.pool import WarmPool, soften_loads
 
         tune_allocator()
         ladder = get_ladder(orders.ladder, quality=orders.quality)
@@ -184,6 +184,7 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
             memory_limit_bytes=orders.memory_limit_bytes,
             known_bytes=[v.memory_bytes for v in orders.profile.variants] if orders.profile else (),
         )
+        soften_loads(pool)
         profile = orders.profile or _measure(orders, pool, socket, compared)
         pool.load_all()
         _warm_up(pool)
