@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ PAUSE_S = 0.01
 class Ledger:
     """What became of the requests: `outcomes` by name, and in words what must not be.
 
-    What is `overdue` was found by the clock, so it counts only where the clock's reader did not stand still.
+    What is `overdue` was found by the clock: it counts only where nobody was kept from the processor.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -90,17 +91,40 @@ class Ledger:
 
 
 class Pulse:
-    """How long this process itself stood still: on a machine busy with other work nobody keeps time."""
+    """How long this process stood still, or another one waited for a processor, since `reset`.
+
+    On a machine that is busy with other work nobody keeps time. The kernel counts what a thread that could
+    run had to wait (schedstat).
+    """
 
     def __init__(self) -> None:
-        self.longest_s = 0.0
+        self._longest_s = 0.0
+        self._waited_s: dict[int, float] = {}
         threading.Thread(target=self._beat, daemon=True).start()
+
+    def reset(self, *pids: int) -> None:
+        """Begin anew, with these other processes."""
+        self._longest_s = 0.0
+        self._waited_s = {pid: waited_s(pid) for pid in pids}
+
+    def longest_s(self, *pids: int) -> float:
+        """Return the longest of it, also for processes that began meanwhile."""
+        waits = (waited_s(pid) - self._waited_s.get(pid, 0.0) for pid in pids)
+        return max(self._longest_s, *waits)
 
     def _beat(self) -> None:
         while True:
             began_s = time.monotonic()
             time.sleep(0.01)
-            self.longest_s = max(self.longest_s, time.monotonic() - began_s - 0.01)
+            self._longest_s = max(self._longest_s, time.monotonic() - began_s - 0.01)
+
+
+def waited_s(pid: int) -> float:
+    """Return how long a process's first thread waited for a processor so far; 0 where nobody counts it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 class Load:
