@@ -20,6 +20,7 @@ NAMES = (
     "battery",
     "fuzz",
     "backends",
+    "mixed",
 )
 
 
