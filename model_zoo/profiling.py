@@ -34,6 +34,10 @@ Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being measured)."""
 
 
+LEAST_AGREEMENT = 0.75
+"""With fp32's first class, on calibration pictures: below it, int8 is not to be trusted on this processor."""
+
+
 def measure(
     pool: WarmPool,
     *,
@@ -145,21 +149,21 @@ def pool_of(profile: Profile, pool: WarmPool) -> WarmPool:
 def _agreement(pool: WarmPool) -> dict[str, str]:
     """Return on how many pictures each int8 variant names the class that its network names in fp32.
 
-    Raises `LadderError` where it is less than three in four: then the processor or the backend is not to be
-    trusted with int8.
+    Raises `LadderError` where it is less than `LEAST_AGREEMENT`.
     """
     whole = {v.network: v.phi for v in pool.ladder.variants if v.precision == "fp32"}
     said = []
     for variant in pool.ladder.variants:
-        if variant.precision == "fp32" or variant.network not in whole:
+        trained = variant.weights != "none"
+        if variant.precision == "fp32" or variant.network not in whole or not trained:
             continue
         pictures = calibration_pictures(variant.calibration)
-        same = sum(
-            int(pool.run(variant.phi, x).output.argmax() == pool.run(phi, x).output.argmax())
-            for x in pictures
-            for phi in [whole[variant.network]]
+        int8, fp32 = (
+            [int(pool.run(phi, picture).output.argmax()) for picture in pictures]
+            for phi in (variant.phi, whole[variant.network])
         )
-        if same < 0.75 * len(pictures):
+        same = sum(a == b for a, b in zip(int8, fp32, strict=True))
+        if same < LEAST_AGREEMENT * len(pictures):
             raise LadderError(
                 f"{variant.name} agrees with fp32 on {same} of {len(pictures)} pictures alone",
                 help="use another backend, or a ladder without int8",
