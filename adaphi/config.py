@@ -62,8 +62,8 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Budget(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[budget]`: what the device can spend, and how often it is read (docs/sensors.md).
 
-    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, pushed and trace:FILE; their /proc and
-    /sys are below `root`. One that falls silent is trusted for `stale_s` more.
+    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, nvml, nvml:NUMBER, pushed and
+    trace:FILE; their /proc and /sys are below `root`. One that falls silent is trusted for `stale_s` more.
     """
 
     sources: list[str] = msgspec.field(default_factory=lambda: ["cpu", "memory", "pushed"])

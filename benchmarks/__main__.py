@@ -25,6 +25,7 @@ NAMES = (
     "serving",
     "overload",
     "loading",
+    "mixed",
 )
 LONG = ("faults", "storm", "growth", "pressure")
 """Trials of a daemon that take long, run by name alone, each with options of its own (`--help`)."""

@@ -168,9 +168,10 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
         from ..model_zoo.choosing import settle_backend
         from ..model_zoo.ladders import get_ladder
         from ..model_zoo.pool import WarmPool, soften_loads
+        from ..model_zoo.profiling import pool_of
 
         tune_allocator()
-        ladder = get_ladder(orders.ladder, quality=orders.quality)
+        ladder = get_ladder(orders.ladder, quality=orders.quality, profile=orders.profile)
         backend, compared = settle_backend(
             orders.backend,
             ladder,
@@ -186,6 +187,7 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
         )
         soften_loads(pool)
         profile = orders.profile or _measure(orders, pool, socket, compared)
+        pool = pool_of(profile, pool)
         pool.load_all()
         _warm_up(pool)
     except AdaphiError as error:

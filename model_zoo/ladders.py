@@ -1,4 +1,5 @@
 """Ladders by name: `efficientnet-lite`, `efficientnet`, `timm:NAME,NAME,…`, `python:MODULE:FUNCTION`."""
+"""Ladders by name: `efficientnet-lite`, `efficientnet-lite-mixed`, `efficientnet`, `timm:NAME,NAME,…`."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ from dataclasses import replace
 
 from ..errors import LadderError
 from .own import PREFIX, own_ladder
+from .profile import Profile
 from .variants import Ladder, Variant
 
 DEFAULT = "efficientnet-lite"
 
-# ImageNet validation top-1 as published: by the authors of EfficientNet-Lite, and by timm for its own
+# ImageNet validation top-1 as published: by the authors of EfficientNet-Lite, for int8 after quantising these
+# weights (github.com/tensorflow/tpu, models/official/efficientnet/lite), and by timm for its own
 # training of EfficientNet.
 _NAMED = {
     "efficientnet-lite": Ladder(
@@ -21,6 +24,18 @@ _NAMED = {
             Variant(1, "tf_efficientnet_lite1", 0.767, weights="package"),
             Variant(2, "tf_efficientnet_lite2", 0.776, weights="package"),
         ),
+    ),
+    "efficientnet-lite-mixed": Ladder(
+        "efficientnet-lite-mixed",
+        (
+            Variant(0, "tf_efficientnet_lite0-int8", 0.744, weights="package"),
+            Variant(1, "tf_efficientnet_lite1-int8", 0.759, weights="package"),
+            Variant(2, "tf_efficientnet_lite2-int8", 0.770, weights="package"),
+            Variant(3, "tf_efficientnet_lite0", 0.751, weights="package"),
+            Variant(4, "tf_efficientnet_lite1", 0.767, weights="package"),
+            Variant(5, "tf_efficientnet_lite2", 0.776, weights="package"),
+        ),
+        candidates=True,
     ),
     "efficientnet": Ladder(
         "efficientnet",
@@ -34,13 +49,19 @@ _NAMED = {
 
 
 def get_ladder(
-    name: str, *, quality: Sequence[float] | None = None, untrained: bool = False
+    name: str,
+    *,
+    quality: Sequence[float] | None = None,
+    untrained: bool = False,
+    calibration: str = "",
+    profile: Profile | None = None,
 ) -> Ladder:
     """Return the ladder called `name`.
 
     A `timm:NAME,NAME,…` ladder needs `quality`, one number in [0, 1] for each model in order,
     because it cannot be guessed. With `untrained` the weights are random: right for measuring cost,
-    useless for answers. Raises `LadderError`.
+    useless for answers. `calibration` is a folder of pictures for int8 variants. With a `profile` it is
+    `fitted` to that. Raises `LadderError`.
     """
     ladder = _NAMED.get(name)
     if ladder is None and name.startswith("timm:"):
@@ -53,6 +74,8 @@ def get_ladder(
             f"no ladder is called {name!r}",
             help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,…, python:MODULE:FUNCTION or a profile.json",
         )
+    if profile is not None:
+        ladder = fitted(ladder, profile)
     variants = list(ladder.variants)
     if quality is not None:
         _check_quality(name, quality, len(variants))
@@ -62,6 +85,33 @@ def get_ladder(
         ]
     if untrained:
         variants = [replace(v, weights="none") for v in variants]
+    if calibration:
+        variants = [
+            replace(v, calibration=calibration) if v.precision == "int8" else v for v in variants
+        ]
+    return replace(ladder, variants=tuple(variants))
+
+
+def fitted(ladder: Ladder, profile: Profile) -> Ladder:
+    """Return what is left of a ladder of candidates in `profile`, in its order; another ladder as it is.
+
+    Raises `LadderError` where the profile has a variant that is no candidate.
+    """
+    if not ladder.candidates:
+        return ladder
+    by_name = {v.name: v for v in ladder.variants}
+    calibration = str(profile.conditions.get("calibration", ""))
+    variants = []
+    for measured in profile.variants:
+        if measured.name not in by_name:
+            raise LadderError(
+                f"ladder {ladder.name!r} has no variant {measured.name!r}, but the profile has",
+                help="measure again with `adaphi profile`",
+            )
+        variant = replace(by_name[measured.name], phi=measured.phi)
+        if variant.precision == "int8":
+            variant = replace(variant, calibration=calibration)
+        variants.append(variant)
     return Ladder(ladder.name, tuple(variants))
 
 

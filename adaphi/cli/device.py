@@ -26,6 +26,10 @@ def profile(
     untrained: Annotated[
         bool, typer.Option(help="Random weights: the same cost, useless answers.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures for int8 variants. [installed photographs]"),
+    ] = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="More rounds, steadier figures.")] = 30,
     as_json: Json = False,
@@ -34,12 +38,14 @@ def profile(
 
     Latency, memory, stalls and energy; leave the machine alone meanwhile. What cannot be measured
     here (mostly energy) is null. With --backend auto every installed backend runs the ladder first,
-    and the fastest whose answers equal torch's is taken.
+    and the fastest whose answers equal torch's is taken. Of a mixed ladder every candidate is measured, and
+    what a quicker one equals in quality is dropped.
 
     \b
     Examples:
       adaphi profile -o profile.json
       adaphi profile --backend auto -o profile.json
+      adaphi profile --ladder efficientnet-lite-mixed --backend auto
       adaphi profile --ladder timm:resnet18,resnet50 --quality 0.70,0.80 --rounds 10
     """
     from ..model_zoo.backends import get_backend
@@ -47,7 +53,13 @@ def profile(
     from ..model_zoo.ladders import get_ladder
     from ..model_zoo.profiling import measure
 
-    chosen = get_ladder(ladder, quality=numbers(quality, "--quality"), untrained=untrained)
+    pictures = "" if calibration is None else str(calibration.resolve())
+    chosen = get_ladder(
+        ladder,
+        quality=numbers(quality, "--quality"),
+        untrained=untrained,
+        calibration=pictures,
+    )
     with show.progress() as tell:
         backend, compared = settle_backend(backend, chosen, None, threads=threads, progress=tell)
         tell(0, 1, f"importing {backend}")
@@ -60,7 +72,7 @@ def profile(
         measured = measure(
             pool,
             rounds=rounds,
-            conditions={"threads": threads},
+            conditions={"threads": threads, **({"calibration": pictures} if pictures else {})},
             compared=compared,
             progress=tell,
         )
@@ -71,7 +83,7 @@ def profile(
     for trial in compared:
         typer.echo(f"{'→' if trial.backend == backend else ' '} {trial}")
     show.print_table(show.profile_table(measured))
-    for line in show.stall_lines(measured):
+    for line in (*show.candidate_lines(measured), *show.stall_lines(measured)):
         typer.echo(line)
     typer.echo(f"written to {output}")
 

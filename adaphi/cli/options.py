@@ -31,7 +31,10 @@ Adapt: TypeAlias = Annotated[
 ]
 Ladder: TypeAlias = Annotated[
     str,
-    typer.Option("--ladder", help="efficientnet-lite, efficientnet, or timm:NAME,NAME,…"),
+    typer.Option(
+        "--ladder",
+        help="efficientnet-lite, efficientnet-lite-mixed, efficientnet, or timm:NAME,NAME,…",
+    ),
 ]
 Backend: TypeAlias = Annotated[
     str,
