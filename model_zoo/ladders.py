@@ -1,5 +1,4 @@
-"""Ladders by name: `efficientnet-lite`, `efficientnet`, `timm:NAME,NAME,…`, `python:MODULE:FUNCTION`."""
-"""Ladders by name: `efficientnet-lite`, `efficientnet-lite-mixed`, `efficientnet`, `timm:NAME,NAME,…`."""
+"""Ladders by name, `timm:NAME,NAME,…` of timm's models, or `python:MODULE:FUNCTION` of one's own."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ def photographs() -> list[Any]:
         as_image(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")
     ]
 
+
 # Timings are not asserted, by hypothesis neither: the machine may be busy.
 settings.register_profile("adaphi", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("adaphi")
