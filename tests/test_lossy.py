@@ -154,7 +154,7 @@ def runs(served: Any) -> float:
 
 def check_lossy_line(served: Any, expected: list[Any]) -> None:
     """Every call has one right answer or one error by its deadline + 1 s, and no model ran one twice."""
-    before, outcomes, deadline_s = runs(served), Counter[str](), 3.0
+    before, outcomes, deadline_s = runs(served), Counter[str](), 10.0
 
     async def ask(address: str) -> None:
         async def one(client: AsyncClient, k: int) -> None:
@@ -202,7 +202,7 @@ def test_a_lossy_line_and_a_client_that_never_reads(run_daemon: Any) -> None:
     """One daemon, first behind a line that loses, then with a client that asks and never listens."""
     with run_daemon() as served:
         with Client(served.address) as client:
-            client.wait_until_ready(60)
+            client.wait_until_ready(120)
             expected = [client.infer(p, deadline_ms=20_000, phi=0).output for p in PICTURES]
         check_lossy_line(served, expected)
         check_one_that_never_reads(served)
@@ -222,7 +222,7 @@ def test_a_killed_daemon_s_successor_answers(run_daemon: Any) -> None:
 
     with run_daemon() as served:
         with Client(served.address) as client:
-            client.wait_until_ready(60)
+            client.wait_until_ready(120)
             expected = [client.infer(p, deadline_ms=20_000, phi=2).output for p in PICTURES]
         asking = threading.Thread(target=ask, args=(served.address,))
         asking.start()
