@@ -15,6 +15,7 @@ NAMES = (
     "replay",
     "solver",
     "policy",
+    "bound",
     "certificate",
     "resident",
     "battery",
