@@ -17,6 +17,7 @@ NAMES = (
     "requests",
     "solver",
     "policy",
+    "bound",
     "certificate",
     "resident",
     "battery",
