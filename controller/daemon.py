@@ -91,7 +91,7 @@ class Daemon:
         self.service: Service | None = None  # exists from the first warm worker on
         self.draining = False
         self.notifier = Notifier()
-        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
+        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send(worker.ASK))
         self.policies = PolicySource(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
         self.ledger = Ledger()
@@ -149,7 +149,7 @@ class Daemon:
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
-            self.context, self._orders(), self._on_worker_message, self._on_worker_loss
+            self._orders(), self.max_message_bytes, self._on_worker_message, self._on_worker_loss
         )
         self._worker_began_s = self.loop.time()
         self.supervisor.start()
@@ -313,8 +313,7 @@ class Daemon:
 
     # ---------------------------------------------------------------------------- the worker
 
-    def _on_worker_message(self, kind: bytes, frames: list[Any]) -> None:
-        header, tensor = bytes(frames[0]), frames[1:]
+    def _on_worker_message(self, kind: bytes, header: bytes, tensor: list[Any]) -> None:
         self.watchdog.heard()
         if kind == worker.UP:
             self._on_up(protocol.decode(worker.Up, header))
@@ -395,7 +394,6 @@ class Daemon:
     def _orders(self) -> worker.Orders:
         config, profile = self.config.worker, self.profile
         return worker.Orders(
-            address="",
             ladder=profile.ladder if profile else self.config.ladder,
             quality=tuple(v.quality for v in profile.variants) if profile else None,
             profile=profile,

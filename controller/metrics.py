@@ -105,6 +105,7 @@ class Metrics:
             registry=registry,
         )
         self._readings: dict[str, tuple[str, Gauge]] = {}
+        self._counters: dict[tuple[str, int | None], Counter] = {}
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
@@ -156,6 +157,7 @@ class Metrics:
             buckets=buckets,
             registry=registry,
         )
+        self._inference_of = [self._inference_seconds.labels(v.name) for v in profile.variants]
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self._begin_at_zero([variant.name for variant in profile.variants])
@@ -174,8 +176,12 @@ class Metrics:
 
     def count(self, outcome: str, phi: int | None = None) -> None:
         """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
-        variant = "" if phi is None else self._profile.variants[phi].name
-        self._requests.labels(self.ladder, variant, outcome).inc()
+        counter = self._counters.get((outcome, phi))
+        if counter is None:  # looking a series up by its labels costs more than counting
+            variant = "" if phi is None else self._profile.variants[phi].name
+            counter = self._requests.labels(self.ladder, variant, outcome)
+            self._counters[outcome, phi] = counter
+        counter.inc()
 
     def show_policy(self, name: str) -> None:
         """Record which policy decides from now on."""
@@ -198,7 +204,7 @@ class Metrics:
 
     def inference_of(self, phi: int) -> Histogram:
         """Return the histogram of a variant's time in the model."""
-        return self._inference_seconds.labels(self._profile.variants[phi].name)
+        return self._inference_of[phi]
 
     def show_active(self, phi: int) -> None:
         """Record which variant is active."""

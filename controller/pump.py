@@ -13,6 +13,11 @@ log = logging.getLogger("adaphi")
 
 Handler = Callable[[list[zmq.Frame]], None]
 
+# As numbers: combining zmq's enumerations costs as much as sending a frame.
+NOW, MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+COPIED_BYTES = 65536
+"""Smaller frames are copied, which costs less than keeping track of them."""
+
 
 class Pump:
     """Calls `handler` with the frames of every message that arrives on a socket.
@@ -36,8 +41,10 @@ class Pump:
         """Send without waiting; return False if the peer is gone or does not keep up."""
         if self.socket.closed:
             return False
+        send, last = self.socket.send, len(frames) - 1
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=sum(map(len, frames)) < 65536)
+            for place, frame in enumerate(frames):
+                send(frame, MORE if place < last else NOW, copy=len(frame) < COPIED_BYTES)
         except zmq.ZMQError:
             return False
         finally:
@@ -62,10 +69,11 @@ class Pump:
         for _ in range(self.BURST):
             if self.socket.closed:
                 return
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not int(self.socket.getsockopt(zmq.EVENTS)) & READABLE:
                 return
+            frames = [self.socket.recv(NOW, copy=False)]
+            while frames[-1].more:
+                frames.append(self.socket.recv(NOW, copy=False))
             try:
                 self._handler(frames)
             except Exception:  # a bug; but the messages behind this one still have to be read
