@@ -179,7 +179,7 @@ def storm(interface: str, count: int, seed: int = 0) -> tuple[Counter[str], floa
 
 
 class _Memory:
-    """Samples a process's resident set twice a second."""
+    """Samples a process's resident set twice a second, and at the beginning and the end."""
 
     def __init__(self, pid: int) -> None:
         self.bytes: list[int] = []
@@ -187,17 +187,22 @@ class _Memory:
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> _Memory:
+        self._sample()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self._sample()
+
+    def _sample(self) -> None:
+        with suppress(psutil.Error):
+            self.bytes.append(self._process.memory_info().rss)
 
     def _watch(self) -> None:
         while not self._done.wait(0.5):
-            with suppress(psutil.Error):
-                self.bytes.append(self._process.memory_info().rss)
+            self._sample()
 
 
 def rows(interface: str, count: int) -> Iterator[Row]:
