@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -344,6 +345,9 @@ class Daemon:
             except (AdaphiError, ValueError) as error:
                 self._give_up(StartupError(str(error)))
                 return
+            # What exists now is there to stay: the collector need not look through it again.
+            gc.collect()
+            gc.freeze()
         self.service.on_up(frozenset(up.resident))
         controller = self.service.scheduler.controller
         log.info("ready after %.1f s: %r", self._worker_takes_s, controller)

@@ -187,16 +187,16 @@ class Service:
         request, decision = start.request, start.decision
         self._keys += 1
         self.running = Running(self._keys, start, now_s)
-        if decision.switched:
-            self.metrics.show_switch(decision.previous, decision.phi)
-            self.history.switch()
-        self.metrics.in_flight.set(1)
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
         header = worker.Run(
             self._keys, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep
         )
         self.supervisor.send(worker.RUN, header, tensor)
+        if decision.switched:
+            self.metrics.show_switch(decision.previous, decision.phi)
+            self.history.switch()
+        self.metrics.in_flight.set(1)
         self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
 
     def _free(self) -> None:
@@ -217,19 +217,24 @@ class Service:
         self._start_next()
 
     def on_done(self, done: worker.Done, tensor: list[Any]) -> None:
-        """A run is finished: answer it and start the next."""
+        """A run is finished: answer it, start the next, and only then put down what happened."""
         running = self.running
         if running is None or running.key != done.key:
             return
-        self.supervisor.proved_well()
-        phi = running.start.decision.phi
-        if not done.cold:
-            self.slowdown.observe(done.inference_ms, self._typical_ms[phi], self._now())
-        self.on_kept(frozenset(done.resident))
-        self.metrics.inference_of(phi).observe(done.inference_ms / 1e3)
+        decision, answer = running.start.decision, None
         if not running.answered:
-            self._answer(running, done, tensor)
+            answer = self._answer(running, done, tensor)
+        if not done.cold:
+            profiled_ms = self._typical_ms[decision.phi]
+            self.slowdown.observe(done.inference_ms, profiled_ms, self._now())
+        self.on_kept(frozenset(done.resident))
+        if answer is not None:
+            self._report(decision, not answer.late)
         self._free()
+        self.supervisor.proved_well()
+        self.metrics.inference_of(decision.phi).observe(done.inference_ms / 1e3)
+        if answer is not None:
+            self._put_down(running, answer)
 
     def on_kept(self, resident: frozenset[int]) -> None:
         """Note what is resident now."""
@@ -322,36 +327,35 @@ class Service:
 
     # ---------------------------------------------------------------------------- answers
 
-    def _answer(self, running: Running, done: worker.Done, tensor: list[Any]) -> None:
+    def _answer(self, running: Running, done: worker.Done, tensor: list[Any]) -> AnswerHeader:
         request, phi = running.start.request, running.start.decision.phi
         now_s = self._now()
-        latency_s, queue_s = now_s - request.arrived_s, running.began_s - request.arrived_s
-        late = now_s > request.deadline_s
         header = AnswerHeader(
             id=request.ticket.id,
             phi=phi,
             name=self.profile.variants[phi].name,
-            latency_ms=latency_s * 1e3,
-            queue_ms=queue_s * 1e3,
+            latency_ms=(now_s - request.arrived_s) * 1e3,
+            queue_ms=(running.began_s - request.arrived_s) * 1e3,
             inference_ms=done.inference_ms,
-            late=late,
+            late=now_s > request.deadline_s,
             dtype=done.dtype,
             shape=done.shape,
             top=done.top,
         )
         running.answered = True
         request.ticket.reply(header, tensor)
-        self.tallies[phi].add(latency_s, queue_s, done.inference_ms)
-        self.metrics.count("late" if late else "ok", phi)
-        self.history.answer(late=late)
+        return header
+
+    def _put_down(self, running: Running, answer: AnswerHeader) -> None:
+        """Count and record an answer that was given."""
+        outcome = "late" if answer.late else "ok"
+        latency_s, queue_s = answer.latency_ms / 1e3, answer.queue_ms / 1e3
+        self.tallies[answer.phi].add(latency_s, queue_s, answer.inference_ms)
+        self.metrics.count(outcome, answer.phi)
+        self.history.answer(late=answer.late)
         self._record(
-            running.start,
-            "late" if late else "ok",
-            running.began_s,
-            done.inference_ms,
-            latency_s * 1e3,
+            running.start, outcome, running.began_s, answer.inference_ms, answer.latency_ms
         )
-        self._report(running.start.decision, not late)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
 
