@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,9 @@ from .backends import Array, Backend, Runner
 from .variants import Ladder
 
 log = logging.getLogger("adaphi")
+
+LOADER_NICENESS = 19
+"""A load behind the runs gets what processor time they and everybody else leave."""
 
 SWITCH_INTERVAL_S = 1e-4
 """How long a thread that loads keeps the interpreter's lock from one that runs a model."""
@@ -180,6 +184,10 @@ class WarmPool:
             self._loader.start()
 
     def _load_what_is_behind(self) -> None:
+        if (
+            sys.platform == "linux"
+        ):  # where a thread has a priority of its own: what runs goes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICENESS)
         while behind := self._behind:  # only replaced elsewhere, never changed
             phi = behind.pop(0)
             try:
