@@ -22,7 +22,7 @@ log = logging.getLogger("adaphi")
 LOADER_NICENESS = 19
 """A load behind the runs gets what processor time they and everybody else leave."""
 
-SWITCH_INTERVAL_S = 1e-4
+SWITCH_INTERVAL_S = 1e-5
 """How long a thread that loads keeps the interpreter's lock from one that runs a model."""
 
 
