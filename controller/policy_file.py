@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, MissingExtraError, PolicyError
-from ..policies.table import TablePolicy
+from ..policies import files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,7 +28,7 @@ class PolicyGate:
     def __init__(self, public_key: str | Path | None = None) -> None:
         self._key = None if public_key is None else _load_key(Path(public_key))
 
-    def open(self, content: bytes, signature: bytes | None) -> TablePolicy:
+    def open(self, content: bytes, signature: bytes | None) -> files.Solved:
         """Return the policy; raise `PolicyError` for a bad or missing signature, or a damaged policy."""
         if self._key is not None:
             from cryptography.exceptions import InvalidSignature
@@ -39,9 +39,9 @@ class PolicyGate:
                 self._key.verify(signature, content)
             except InvalidSignature:
                 raise PolicyError("the policy's signature is not the key's") from None
-        return TablePolicy.from_bytes(content)
+        return files.from_bytes(content)
 
-    def load(self, path: Path) -> TablePolicy:
+    def load(self, path: Path) -> files.Solved:
         """Return the policy in `path`, its signature beside it; raise `PolicyError` naming the file."""
         try:
             content = path.read_bytes()

@@ -12,8 +12,8 @@ from __future__ import annotations
 from ..errors import PolicyError
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
+from ..policies.files import Solved
 from ..policies.lookup import Policy
-from ..policies.table import TablePolicy
 from ..policies.watch import WatchedTable
 from .step import Controller, Decision
 
@@ -55,7 +55,7 @@ class Rollout:
             return "shadowed"
         return "on probation" if self._before is not None else "settled"
 
-    def offer(self, policy: TablePolicy) -> None:
+    def offer(self, policy: Solved) -> None:
         """Let `policy` decide in the shadow from now on, in place of any other that did.
 
         Raises `PolicyError`, and changes nothing, if it is for another ladder.

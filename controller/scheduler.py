@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect, insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -64,10 +65,11 @@ class Limits(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin this request with this decision."""
+    """Begin this request with this decision, and with it `others` in the same run."""
 
     request: Request
     decision: Decision
+    others: tuple[Request, ...] = ()
 
 
 class Refusal(NamedTuple):
@@ -106,6 +108,27 @@ class Slowdown:
         return 1.0 + (self.factor - 1.0) * math.exp2(-age_s / self.half_life_s)
 
 
+class ArrivalRate:
+    """How often requests arrive: those of a window, counted; of `MOST` at most the last are kept."""
+
+    MOST = 256
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=self.MOST)
+
+    def observe(self, now_s: float) -> None:
+        """Take an arrival into account."""
+        self._times.append(now_s)
+
+    def at(self, now_s: float, window_s: float) -> float:
+        """Return the arrivals a second of the last `window_s` seconds."""
+        times = self._times
+        count = len(times) - bisect(times, now_s - window_s)
+        if count == self.MOST:
+            window_s = min(window_s, max(now_s - times[0], 1e-9))
+        return count / window_s
+
+
 Place = tuple[int, float, int, Request]
 """Where a request waits: priority, deadline, order of arrival; the last tells any two apart."""
 
@@ -115,13 +138,15 @@ class Scheduler:
     """A bounded queue in the order of priority and deadline in front of one controller.
 
     `typical_ms` (M,) is what a run mostly takes. A policy plans with a cautious quantile, but only what
-    is typically too slow *could only be late* and is refused.
+    is typically too slow *could only be late* and is refused. A run answers `max_batch` requests at most.
     """
 
     controller: Controller
     costs: Costs
     max_requests: int = 64
     typical_ms: Sequence[float] = ()
+    max_batch: int = 1
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     _queue: list[Place] = field(default_factory=list)  # ascending: the first runs next
     _order: Iterator[int] = field(default_factory=count)
 
@@ -143,6 +168,7 @@ class Scheduler:
         is unloaded, `Busy`, or `Shed` for a miss that can be foreseen.
         """
         self._check(request)
+        self.arrivals.observe(now_s)
         admitted = self._admitted(request, limits)
         rank = request.priority or DEFAULT_PRIORITY
         place: Place = (rank, request.deadline_s, next(self._order), request)
@@ -179,7 +205,20 @@ class Scheduler:
             self._refuse_a_miss(request, now_s, 0.0, self._quickest_ms(admitted, limits))
         except RequestError as error:
             return Refusal(request, error)
-        return Start(request, self._decide(request, now_s, limits, admitted))
+        decision = self._decide(request, now_s, limits, admitted)
+        return Start(request, decision, self._others(decision))
+
+    def _others(self, decision: Decision) -> tuple[Request, ...]:
+        """Take out the next requests for the same run, as long as they may be answered by its variant."""
+        count, rank = 0, self._queue[0][0] if self._queue else 0
+        for place in self._queue[: min(decision.batch, self.max_batch) - 1]:
+            request = place[-1]
+            free = request.phi is None and request.reading_ms is None and not request.min_quality
+            if not free or place[0] != rank:
+                break
+            count += 1
+        taken, self._queue[:count] = self._queue[:count], []
+        return tuple(place[-1] for place in taken)
 
     def cancel(self, ticket: Any) -> bool:
         """Take out the request with this very ticket; return False if it is not waiting."""
@@ -206,7 +245,14 @@ class Scheduler:
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
-        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *more))
+        reading = Reading(budget_ms, limits.max_phi, slack_ms, *more)
+        if (window_s := self.controller.queue_window_s) is not None:
+            reading = reading._replace(
+                waiting=len(self._queue) + 1,
+                rate_per_s=self.arrivals.at(now_s, window_s),
+                slowdown=limits.slowdown,
+            )
+        return self.controller.step(reading)
 
     def _check(self, request: Request) -> None:
         """Raise `InvalidRequest` for what no variant of the ladder can answer, whatever the limits."""
