@@ -14,6 +14,7 @@ NAMES = (
     "decision",
     "replay",
     "requests",
+    "queue",
     "solver",
     "policy",
     "certificate",

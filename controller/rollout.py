@@ -3,8 +3,8 @@
 A policy that is offered first decides in the shadow: on every reading the real one decides on, along the path
 it would have taken, its promise tested by what is really answered. If the promise holds for `shadow_steps`
 decisions it takes over. Should its certificate break within the next `probation_steps`, the policy before it
-comes back. A policy that makes no promise (one that learns, or plans memory or a battery) is shadowed all the
-same, which shows that it decides, and is then kept.
+comes back. A policy that makes no promise (one that learns, or plans memory, a battery or a queue) is
+shadowed all the same, which shows that it decides, and is then kept.
 """
 
 from __future__ import annotations

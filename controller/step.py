@@ -82,18 +82,18 @@ class Controller:
         is sure to be late gives way to the largest smaller one that is not.
         """
         previous, policy, keep, batch = self.active, self.policy, None, 1
-        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s = reading[:7]
-        admitted, waiting, rate_per_s, slowdown = reading[7:]
+        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s, admitted = reading[
+            :8
+        ]
         budget_ms = budget_ms if budget_ms > 0 else 0.0
         need_ms = self._need_ms[previous]
         if isinstance(policy, ResidentTable) and memory_bytes is not None and resident is not None:
             phi, keep = policy.plan(budget_ms, memory_bytes, previous, resident)
             need_ms = policy.need_ms(previous, resident)
-        elif isinstance(policy, QueuePolicy) and slack_ms is not None and waiting is not None:
-            queued = Queued(slack_ms * slowdown, waiting, rate_per_s, slowdown)
+        elif isinstance(policy, QueuePolicy) and (queued := _queued(reading)) is not None:
             phi, batch = policy.plan(queued, previous)
             # It was solved for this slack; what else limits a run still binds.
-            slack_ms = budget_ms if budget_ms < slack_ms else None
+            slack_ms = budget_ms if slack_ms is not None and budget_ms < slack_ms else None
         else:
             if isinstance(policy, WatchedTable):
                 # A promise is about budgets that nobody knows yet; where the slack is known there is none.
@@ -138,6 +138,14 @@ class Controller:
         """Begin again with φ = 0 active and a policy that has seen nothing."""
         self.policy.reset()
         self.active = 0
+
+
+def _queued(reading: Reading) -> Queued | None:
+    """Return the queue in wall time, None where the reading is of no queue."""
+    slack_ms, waiting, slowdown = reading.slack_ms, reading.waiting, reading.slowdown
+    if slack_ms is None or waiting is None:
+        return None
+    return Queued(slack_ms * slowdown, waiting, reading.rate_per_s, slowdown)
 
 
 def _largest_in_time(need_ms: list[float], slack_ms: float) -> int:

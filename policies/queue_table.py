@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 SLOWDOWNS = (0.8, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4, 3.0, 4.0)
 """The levels of slow-down: near enough that the next one decides much alike."""
-OBJECTIVE = Objective(miss_cost=2.0, switch_cost=0.0)
+OBJECTIVE = Objective(miss_cost=1.5, switch_cost=0.0)
 """Prices where requests queue: late answers so dear that few are late (docs/queue.md)."""
 _RATE_STEP = 1.3  # from one level of the arrival rate to the next
 _SATURATED = 1.5  # times what the quickest variant can serve: beyond, all rates decide alike

@@ -77,7 +77,7 @@ def solve(
     Without a trace, a cautious default chain stands for how budgets move. With --battery-wh the policy has a
     table for each price of energy and makes the battery last; traces with a column drain_w say what
     everything else takes. With --arrivals the policy is for requests that come on their own clock and wait:
-    it goes by queue, slack, arrival rate and slow-down (its --miss-cost is 2, its --switch-cost 0).
+    it goes by queue, slack, arrival rate and slow-down (its --miss-cost is 1.5, its --switch-cost 0).
 
     \b
     Examples:
