@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
@@ -33,26 +34,36 @@ def default_address() -> str:
 
 
 class Zmq(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[zmq]`: where requests arrive; only ipc and loopback."""
+    """`[zmq]`: where requests arrive: this machine, or others with keys (docs/security.md).
+
+    `key_file` is the daemon's own secret key; in the folder `client_keys` lie the public keys of who may ask
+    from beyond this machine.
+    """
 
     bind: list[str] = msgspec.field(
         default_factory=lambda: [default_address(), "tcp://127.0.0.1:5757"]
     )
     max_message_mb: Positive = 64.0
+    key_file: str | None = None
+    client_keys: str | None = None
 
 
 class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[http]`: metrics and health; port 0 takes any free one."""
+    """`[http]`: metrics and health; port 0 takes any free one.
+
+    With `token_file` anything but health needs its token; without, `host` is a loopback address.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8757
+    token_file: str | None = None
 
 
 class Budget(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[budget]`: what the device can spend, and how often it is read (docs/sensors.md).
 
-    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, pushed and trace:FILE; their /proc and
-    /sys are below `root`. One that falls silent is trusted for `stale_s` more.
+    `sources` are cpu, memory, thermal, thermal:CELSIUS, battery, rapl, nvml, nvml:NUMBER, pushed and
+    trace:FILE; their /proc and /sys are below `root`. One that falls silent is trusted for `stale_s` more.
     """
 
     sources: list[str] = msgspec.field(default_factory=lambda: ["cpu", "memory", "pushed"])
@@ -119,7 +130,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def load_config(path: str | Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
 
-    Relative paths inside (`ladder`, `policy`, `policy_key`, `budget.root`, `trace:` sources) are from the
+    Relative paths inside (`ladder`, `policy`, keys and tokens, `budget.root`, `trace:` sources) are from the
     file's folder.
     """
     if path is None:
@@ -140,12 +151,22 @@ def load_config(path: str | Path | None = None) -> Config:
         f"trace:{here / s.removeprefix('trace:')}" if s.startswith("trace:") else s
         for s in config.budget.sources
     ]
-    ladder, policy, key = config.ladder, config.policy, config.policy_key
+    ladder, policy = config.ladder, config.policy
+
+    def beside(name: str | None) -> str | None:
+        return None if name is None else str(here / name)
+
     return msgspec.structs.replace(
         config,
         ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
         policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
-        policy_key=str(here / key) if key else None,
+        policy_key=beside(config.policy_key),
+        zmq=msgspec.structs.replace(
+            config.zmq,
+            key_file=beside(config.zmq.key_file),
+            client_keys=beside(config.zmq.client_keys),
+        ),
+        http=msgspec.structs.replace(config.http, token_file=beside(config.http.token_file)),
         budget=msgspec.structs.replace(
             config.budget, sources=sources, root=str(here / config.budget.root)
         ),
@@ -153,23 +174,28 @@ def load_config(path: str | Path | None = None) -> Config:
 
 
 def check_addresses(config: Config) -> None:
-    """Raise `ConfigError` for an address that others than this machine's users could reach."""
+    """Raise `ConfigError` for what is no address, or one that others could reach without a key or token."""
+    guarded = config.zmq.key_file is not None and config.zmq.client_keys is not None
     for number, address in enumerate(config.zmq.bind):
-        scheme, _, rest = address.partition("://")
-        if scheme == "ipc" and rest:
-            continue
-        host, _, port = rest.rpartition(":")
-        if scheme == "tcp" and (port.isdigit() or port == "*") and _is_loopback(host):
-            continue
+        where = f"at `$.zmq.bind[{number}]`"
+        if not re.fullmatch(r"ipc://.+|tcp://.+:(\d+|\*)", address):
+            raise ConfigError(f"{address!r} is neither ipc://PATH nor tcp://HOST:PORT - {where}")
+        if not is_local(address) and not guarded:
+            raise ConfigError(
+                f"{address!r} can be reached by others, and only known keys may ask - {where}",
+                help="make keys with `adaphi keys` and name them: [zmq] key_file and client_keys",
+            )
+    if not _is_loopback(config.http.host) and config.http.token_file is None:
         raise ConfigError(
-            f"{address!r} is neither ipc://PATH nor tcp://127.0.0.1:PORT - at `$.zmq.bind[{number}]`",
-            help="there is no authentication yet, so only this machine may connect",
+            f"{config.http.host!r} can be reached by others, and only a token may ask - at `$.http.host`",
+            help="make one with `adaphi keys` and name its file: [http] token_file",
         )
-    if not _is_loopback(config.http.host):
-        raise ConfigError(
-            f"{config.http.host!r} is not a loopback address - at `$.http.host`",
-            help="there is no authentication yet; put a reverse proxy in front",
-        )
+
+
+def is_local(address: str) -> bool:
+    """Say whether only this machine can reach a ZeroMQ address."""
+    scheme, _, rest = address.partition("://")
+    return scheme == "ipc" or _is_loopback(rest.rpartition(":")[0])
 
 
 def _is_loopback(host: str) -> bool:

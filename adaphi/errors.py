@@ -69,6 +69,9 @@ class MissingExtraError(AdaphiError):
 class RequestError(AdaphiError):
     """Base of the errors that answer a request."""
 
+    retries: ClassVar[int] = 0
+    """How often a client may ask again after this answer, if its own limit and the deadline allow."""
+
 
 class InvalidRequest(RequestError, ValueError):
     """Raised when a tensor has the wrong shape or dtype, or a field has an impossible value."""
@@ -92,6 +95,7 @@ class Busy(RequestError):
     """Raised when the queue is full."""
 
     code = "busy"
+    retries = 100
 
 
 class Shed(RequestError):
@@ -110,18 +114,21 @@ class NotReady(RequestError):
     """Raised when the models are not warm yet, or the worker is being restarted."""
 
     code = "not_ready"
+    retries = 100
 
 
 class Draining(RequestError):
     """Raised when the daemon is shutting down and accepts nothing new."""
 
     code = "draining"
+    retries = 100
 
 
 class WorkerLost(RequestError):
     """Raised when the worker died or hung while the request was running."""
 
     code = "worker_lost"
+    retries = 1  # a picture that kills the worker must not kill all its successors
 
 
 class ModelFailed(RequestError):
@@ -136,11 +143,17 @@ class NoAnswer(RequestError):
     code = "no_answer"
 
 
+class NotAllowed(RequestError):
+    """Raised by the client when the daemon does not know its key, or is not the one it was to be."""
+
+    code = "not_allowed"
+
+
 _BY_CODE: dict[str, type[RequestError]] = {
     c.code: c
     for c in (
         InvalidRequest, ProtocolError, TooLarge, Busy, Shed, Expired,
-        NotReady, Draining, WorkerLost, ModelFailed, NoAnswer,
+        NotReady, Draining, WorkerLost, ModelFailed, NoAnswer, NotAllowed,
     )
 }  # fmt: skip
 

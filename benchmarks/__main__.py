@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from importlib import import_module
 
 from adaphi.model_zoo.profiling import device_name
@@ -17,18 +18,33 @@ NAMES = (
     "queue",
     "solver",
     "policy",
+    "bound",
     "certificate",
     "resident",
     "battery",
     "fuzz",
     "backends",
+    "serving",
+    "overload",
+    "loading",
+    "mixed",
 )
+LONG = ("faults", "storm", "growth", "pressure")
+"""Trials of a daemon that take long, run by name alone, each with options of its own (`--help`)."""
 
 
 def main() -> None:
     """Parse the arguments, run, print."""
+    if sys.argv[1:] and sys.argv[1] in LONG:
+        import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"any of {', '.join(NAMES)}; alone: {', '.join(LONG)}",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that all of it runs"
     )

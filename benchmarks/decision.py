@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from tempfile import TemporaryDirectory
+from time import thread_time
 
 import numpy as np
 
 from adaphi.controller import flight
+from adaphi.controller.scheduler import Limits, Request, Scheduler
 from adaphi.controller.step import Controller, Reading
 from adaphi.policies import TablePolicy
 from adaphi.policies.choose import choose
+from adaphi.policies.lookup import Policy
 
 from .harness import Row, seconds
 from .problems import example_profile, wandering_trace
@@ -50,6 +53,22 @@ def run(quick: bool = False) -> list[Row]:
         for reading in some:
             active = learning.decide(reading, active)
 
+    def scheduled_p99(policy: Policy) -> float:
+        """Return the p99 of admitting, choosing and deciding one request, two others waiting: µs of CPU."""
+        scheduler = Scheduler(Controller(policy, profile.costs()), profile.costs())
+        taken, now_s, limits = [], 0.0, Limits(slowdown=1.1)
+        for number, reading in enumerate(some):
+            request = Request(number, now_s, now_s + 0.3 + reading / 1e3)
+            began = thread_time()
+            scheduler.admit(request, now_s, limits)
+            middle = thread_time()
+            scheduler.controller.prepare()  # while the worker works
+            again = thread_time()
+            if number >= 2:
+                scheduler.next(now_s + 0.3, limits)
+            taken.append((thread_time() - again + middle - began) * 1e6)
+        return float(np.quantile(taken[len(taken) // 10 :], 0.99))
+
     def record(folder: str) -> None:
         header = flight.Header(
             boot_id="", ladder="", ladder_fingerprint="", policy="", variants=(), typical_ms=()
@@ -68,5 +87,13 @@ def run(quick: bool = False) -> list[Row]:
         Row("bin and look-up", ours, "µs", "less", "searchsorted, array", theirs, "< 0.25 µs"),
         Row("Controller.step", whole, "µs", "less", target="< 2 µs"),
         Row("a learning policy's, its refreshes included", learned, "µs", "less"),
+        Row(
+            "scheduling and deciding, table: p99",
+            scheduled_p99(lookup),
+            "µs",
+            "less",
+            target="< 50 µs",
+        ),
+        Row("the same, learning policy", scheduled_p99(learning), "µs", "less", target="< 50 µs"),
         Row("recording it", recorded, "µs", "less", target="< 1 % of a request"),
     ]

@@ -1,17 +1,14 @@
 """Malformed requests of the inference protocol: refused in words, or requests after all.
 
-`python -m benchmarks fuzz` tries the codec. With a daemon, over real sockets and with broken HTTP as well:
-
-    python -m benchmarks.fuzz http://127.0.0.1:8757 100000
+This tries the codec alone; `python -m benchmarks storm` a daemon, over real sockets.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 
 from .harness import Row
-from .malformed import try_codec, try_daemon
+from .malformed import try_codec
 
 
 def run(quick: bool = False) -> list[Row]:
@@ -25,11 +22,3 @@ def run(quick: bool = False) -> list[Row]:
         Row("of which refused in words", 1 - seen["request"] / count, "share", "more"),
         Row("making and reading them", count / taken, "1/s", "more"),
     ]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url")
-    parser.add_argument("count", type=int)
-    arguments = parser.parse_args()
-    print(dict(sorted(try_daemon(arguments.url, arguments.count).items())))

@@ -26,19 +26,23 @@ ODD: list[Any] = [
     *("", "image", "logits", "UINT8", "BYTES", "FP16", "BOOL", "\x00", "é" * 300, "[[[", "8" * 99),
     *([], {}, [[]], [None], [[1], [2, 3]], [1] * 5000, {"binary_data_size": 1}, [{}]),
 ]
-PATHS = (
-    f"/v2/models/{MODEL}/infer",
-    f"/v2/models/{MODEL}/versions/x/infer",
-    "/v2/models//infer",
-    "/v2/repository/index",
-    f"/v2/repository/models/{MODEL}/unload",
-    "/v2/repository/models/%00/load",
-    "/v2/models/stats",
-    "/v2/health/ready",
-    "/v2/%f0%28%8c/%ff",
-    "/",
-    "/metrics",
-)
+
+
+def paths(model: str) -> tuple[str, ...]:
+    """Return where requests go, the first of them right."""
+    return (
+        f"/v2/models/{model}/infer",
+        f"/v2/models/{model}/versions/x/infer",
+        "/v2/models//infer",
+        "/v2/repository/index",
+        f"/v2/repository/models/{model}/unload",
+        "/v2/repository/models/%00/load",
+        "/v2/models/stats",
+        "/v2/health/ready",
+        "/v2/%f0%28%8c/%ff",
+        "/",
+        "/metrics",
+    )
 
 
 def sound(draw: random.Random) -> tuple[dict[str, Any], bytes]:
@@ -123,30 +127,52 @@ def try_codec(count: int, seed: int = 0) -> Counter[str]:
 # -------------------------------------------------------------------------------- over sockets
 
 
-def requests(seed: int) -> Iterator[bytes]:
+def framed(seed: int, model: str = MODEL) -> Iterator[bytes]:
+    """Yield requests of sound framing, so that the connection lives on, and with little else, without end."""
+    draw = random.Random(seed)
+    for body, length in bodies(seed):
+        yield b"\r\n".join(_head(draw, body, length, model)) + b"\r\n\r\n" + body
+
+
+def requests(seed: int, model: str = MODEL) -> Iterator[bytes]:
     """Yield whole HTTP requests, most of them broken somewhere, without end."""
     draw = random.Random(seed)
     for body, length in bodies(seed):
-        headers = [b"Host: x", b"Connection: close"]
-        if draw.random() < 0.2:
-            name, packed = draw.choice(
-                [("gzip", gzip.compress(body)), ("deflate", zlib.compress(body)), ("br", body)]
-            )
-            if draw.random() < 0.3:
-                packed = packed[: draw.randint(0, len(packed))] + draw.randbytes(3)
-            body = packed
-            headers.append(b"Content-Encoding: " + name.encode())
-        if length is not None:
-            headers.append(b"Inference-Header-Content-Length: " + length.encode())
-        path = PATHS[0] if draw.random() < 0.7 else draw.choice(PATHS)
-        method = "POST" if draw.random() < 0.9 else draw.choice(["GET", "PUT", "HEAD", "NONSENSE"])
+        body, coded = _encoded(draw, body)
         claimed = len(body) if draw.random() < 0.95 else draw.choice([0, max(0, len(body) - 1), -1])
-        headers.append(b"Content-Length: %d" % claimed)
-        head = b"\r\n".join([f"{method} {path} HTTP/1.1".encode(), *headers])
+        head = b"\r\n".join(
+            [*_head(draw, body, length, model, claimed), b"Connection: close", *coded]
+        )
         if draw.random() < 0.05:
             place = draw.randrange(len(head))
             head = head[:place] + draw.randbytes(draw.randint(1, 20)) + head[place:]
         yield head + b"\r\n\r\n" + body
+
+
+def _head(
+    draw: random.Random, body: bytes, length: str | None, model: str, claimed: int | None = None
+) -> list[bytes]:
+    """Return the lines of a head that claims `claimed` bytes to follow (None: as many as there are)."""
+    targets = paths(model)
+    path = targets[0] if draw.random() < 0.7 else draw.choice(targets)
+    method = "POST" if draw.random() < 0.9 else draw.choice(["GET", "PUT", "PATCH", "NONSENSE"])
+    size = len(body) if claimed is None else claimed
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: x", b"Content-Length: %d" % size]
+    if length is not None:
+        lines.append(b"Inference-Header-Content-Length: " + length.encode())
+    return lines
+
+
+def _encoded(draw: random.Random, body: bytes) -> tuple[bytes, list[bytes]]:
+    """Return a body, perhaps compressed or said to be, and the header that says so."""
+    if draw.random() >= 0.2:
+        return body, []
+    name, packed = draw.choice(
+        [("gzip", gzip.compress(body)), ("deflate", zlib.compress(body)), ("br", body)]
+    )
+    if draw.random() < 0.3:
+        packed = packed[: draw.randint(0, len(packed))] + draw.randbytes(3)
+    return packed, [b"Content-Encoding: " + name.encode()]
 
 
 def exchange(host: str, port: int, request: bytes) -> int:

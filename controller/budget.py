@@ -34,9 +34,11 @@ class BudgetMonitor:
     up: dict[str, bool] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     _asked_s: dict[str, float] = field(default_factory=dict)
+    _sensed: Limits | None = None  # what the samples say; None: to be worked out anew
 
     def update(self, now_s: float, *, own_tasks: int = 1) -> None:
         """Read every sensor whose time has come; `own_tasks` of the runnable tasks are the daemon's own."""
+        self._sensed = None
         for sensor in self.sensors:
             name = sensor.name
             if now_s < self._asked_s.get(name, -1e9) + sensor.every_s:
@@ -56,13 +58,20 @@ class BudgetMonitor:
 
     def limits(self, measured_slowdown: float, resident: frozenset[int]) -> Limits:
         """Return what may be spent; `resident` variants need no further memory."""
+        if self._sensed is None or self._sensed.resident != resident:
+            self._sensed = self._work_out(resident)
+        if measured_slowdown <= self._sensed.slowdown:
+            return self._sensed
+        return self._sensed._replace(slowdown=measured_slowdown)
+
+    def _work_out(self, resident: frozenset[int]) -> Limits:
         seen = [sample for name, sample in self.samples.items() if name not in self.lost]
         budgets = [s.budget_ms for s in seen if s.budget_ms is not None]
         slowdowns = [s.slowdown for s in seen if s.slowdown is not None]
         return Limits(
             budget_ms=min(budgets, default=None),
             max_phi=min(self._caps(seen, resident), default=None),
-            slowdown=max([measured_slowdown, *slowdowns]),
+            slowdown=max(slowdowns, default=0.0),
             memory_bytes=self._memory_for_variants(resident),
             resident=resident,
             energy_j=min((s.energy_j for s in seen if s.energy_j is not None), default=None),

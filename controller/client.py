@@ -3,44 +3,43 @@
     with Client() as client:
         answer = client.infer("cat.jpg", deadline_ms=30)
 
-Every request is answered with an `Answer`, or raises the `RequestError` that says why not; `NoAnswer`
-is raised where the daemon does not answer within its deadline plus `patience_s`.
+Every request is answered with an `Answer`, or raises the `RequestError` that says why not: at the latest
+`patience_s` after its deadline. Until the deadline a request that was lost, or refused for a reason that
+passes, is asked again, at most `retries` times (`asking`); the daemon answers it once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Iterator
-from itertools import count
-from typing import TYPE_CHECKING, Any, Self
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
 import zmq
 
 from ..config import default_address
-from ..errors import InvalidRequest, NoAnswer, ProtocolError, TooLarge, from_code
+from ..errors import NoAnswer, TooLarge
 from ..model_zoo.images import as_image
 from . import protocol
-from .protocol import (
-    Answer,
-    AnswerHeader,
-    BudgetHeader,
-    ErrorHeader,
-    HelloHeader,
-    InferHeader,
-    OkHeader,
-    PolicyHeader,
-)
+from .asking import Asker, Call
+from .connection import Connection, event_of
+from .protocol import Answer, BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
 from .pump import Pump
+from .security import load_client_keys
 
-if TYPE_CHECKING:
-    pass
-
-PATIENCE_S = 2.0
+PATIENCE_S = 0.9
 """How long after its deadline an answer is still waited for."""
 DEFAULT_WAIT_S = 10.0
 """How long a request without a deadline waits."""
+ORDER_WAIT_S = 2.0
+"""How long a hello, a budget or a policy waits for its reply."""
+RETRIES = 4
+"""How often a request is asked again, if nothing else is said."""
 MAX_MESSAGE_BYTES = 64_000_000
 """What a daemon accepts by default; a larger tensor is refused before it is sent."""
 
@@ -48,14 +47,25 @@ Picture = Any  # str | Path | PIL.Image.Image | array; see model_zoo.images.as_i
 
 
 class _Talk:
-    """What both clients share: numbering requests, forming them, reading what comes back."""
+    """What both clients share: forming requests and what is waited for."""
 
-    def __init__(self, address: str | None, patience_s: float) -> None:
+    _asker: Asker
+
+    def __init__(
+        self,
+        address: str | None,
+        patience_s: float,
+        retries: int,
+        server_key: str | Path | None,
+        key_file: str | Path | None,
+    ) -> None:
         self.address = address or default_address()
+        self._keys = load_client_keys(server_key, key_file)
         self.patience_s = patience_s
-        self._ids: Iterator[int] = count(1)
+        self.retries = retries
+        self._session = uuid.uuid4().hex
 
-    def _infer_frames(
+    def _infer_call(
         self,
         image: Picture,
         deadline_ms: float | None,
@@ -64,14 +74,17 @@ class _Talk:
         top: int,
         priority: int,
         min_quality: float | None,
-    ) -> tuple[int, list[Any]]:
-        tensor = as_image(image)
-        if tensor.nbytes > MAX_MESSAGE_BYTES:
-            raise TooLarge(
-                f"the image has {tensor.nbytes} bytes, at most {MAX_MESSAGE_BYTES} can be sent"
-            )
+        *,
+        keep: bool = False,
+    ) -> Call:
+        tensor = np.ascontiguousarray(as_image(image))
+        limit = self._asker.max_message_bytes or MAX_MESSAGE_BYTES
+        if tensor.nbytes > limit:
+            raise TooLarge(f"the image has {tensor.nbytes} bytes, at most {limit} can be sent")
+        if keep and tensor.flags.writeable:
+            tensor = tensor.copy()
         header = InferHeader(
-            id=next(self._ids),
+            id=next(self._asker.ids),
             dtype=tensor.dtype.name,
             shape=tensor.shape,
             deadline_ms=deadline_ms,
@@ -80,75 +93,65 @@ class _Talk:
             top=top,
             priority=priority,
             min_quality=min_quality,
+            session=self._session,
         )
         protocol.check_numbers(header)
-        return header.id, protocol.encode(protocol.INFER, header, tensor)
 
-    def _budget_frames(
-        self, budget_ms: float | None, max_phi: int | None, ttl_s: float
-    ) -> tuple[int, list[Any]]:
-        header = BudgetHeader(next(self._ids), budget_ms, max_phi, ttl_s)
-        return header.id, protocol.encode(protocol.BUDGET, header)
+        def frames(left_ms: float) -> list[Any]:
+            header.deadline_ms = None if deadline_ms is None else max(0.0, left_ms)
+            return protocol.encode(protocol.INFER, header, tensor)
 
-    def _policy_frames(self, content: bytes, signature: bytes | None) -> tuple[int, list[Any]]:
-        header = PolicyHeader(next(self._ids), signature)
-        return header.id, [*protocol.encode(protocol.POLICY, header), content]
+        wait_s = DEFAULT_WAIT_S if deadline_ms is None else deadline_ms / 1e3
+        return self._call(header.id, frames, wait_s, self.patience_s)
 
-    def _hello_frames(self) -> tuple[int, list[Any]]:
-        header = HelloHeader(next(self._ids))
-        return header.id, protocol.encode(protocol.HELLO, header)
+    def _budget_call(self, budget_ms: float | None, max_phi: int | None, ttl_s: float) -> Call:
+        header = BudgetHeader(next(self._asker.ids), budget_ms, max_phi, ttl_s)
+        return self._order(header.id, protocol.encode(protocol.BUDGET, header))
 
-    def _wait_s(self, deadline_ms: float | None) -> float:
-        seconds = DEFAULT_WAIT_S if deadline_ms is None else deadline_ms / 1e3
-        return seconds + self.patience_s
+    def _policy_call(self, content: bytes, signature: bytes | None) -> Call:
+        header = PolicyHeader(next(self._asker.ids), signature)
+        return self._order(header.id, [*protocol.encode(protocol.POLICY, header), content])
 
-    def _no_answer(self, wait_s: float) -> NoAnswer:
-        return NoAnswer(
-            f"no daemon answered at {self.address} within {wait_s:.1f} s",
-            help="start one with `adaphi serve`, or check the address",
-        )
+    def _hello_call(self) -> Call:
+        header = HelloHeader(next(self._asker.ids))
+        return self._order(header.id, protocol.encode(protocol.HELLO, header))
 
+    def _order(self, id: int, frames: list[Any]) -> Call:
+        return self._call(id, lambda _: frames, ORDER_WAIT_S, 0.0)
 
-def _read(frames: list[zmq.Frame]) -> tuple[int | None, Answer | OkHeader | Exception]:
-    """Return (id, what came back); an error comes back as the exception to raise."""
-    kind, header, rest = protocol.split(frames)
-    if kind == protocol.ANSWER:
-        a = protocol.decode(AnswerHeader, header)
-        output = protocol.tensor_of(a, rest)
-        answer = Answer(
-            output, a.phi, a.latency_ms, a.late, a.name, a.queue_ms, a.inference_ms, a.top
-        )
-        return a.id, answer
-    if kind == protocol.OK:
-        ok = protocol.decode(OkHeader, header)
-        return ok.id, ok
-    if kind == protocol.ERROR:
-        error = protocol.decode(ErrorHeader, header)
-        return error.id, from_code(error.code, error.message)
-    return None, ProtocolError(f"the daemon sent a message of the kind {kind!r}")
-
-
-def _configure(socket: zmq.Socket[bytes]) -> None:
-    socket.linger = 0
-    socket.setsockopt(zmq.SNDHWM, 256)
-    socket.setsockopt(zmq.RCVHWM, 256)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    @staticmethod
+    def _call(
+        id: int, frames: Callable[[float], list[Any]], wait_s: float, patience_s: float
+    ) -> Call:
+        now_s = time.monotonic()
+        return Call(id, frames, now_s, now_s + wait_s, now_s + wait_s + patience_s)
 
 
 class Client(_Talk):
-    """A connection to a daemon for one thread at a time; close it, or use it in a `with`."""
+    """A connection to a daemon for one thread at a time; close it, or use it in a `with`.
 
-    def __init__(self, address: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
-        super().__init__(address, patience_s)
+    `retries` is how often a request is asked again within its deadline, `patience_s` how long after it an
+    answer is waited for. A daemon on another machine asks for keys: `server_key` is its public key or the
+    file that holds it, `key_file` the client's own secret one. Raises `InvalidRequest` for what is no
+    address, `ConfigError` for what is no key.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        retries: int = RETRIES,
+        server_key: str | Path | None = None,
+        key_file: str | Path | None = None,
+    ) -> None:
+        super().__init__(address, patience_s, retries, server_key, key_file)
         self._lock = threading.Lock()
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        _configure(self._socket)
-        try:
-            self._socket.connect(self.address)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise InvalidRequest(f"{self.address!r} is not an address: {error.strerror}") from None
+        self._connection = Connection(self.address, self._keys)
+        self._asker = Asker(self.address, self._session, retries, self._connection)
+        self._poller = zmq.Poller()
+        self._poller.register(self._connection.socket, zmq.POLLIN)
+        self._poller.register(self._connection.monitor, zmq.POLLIN)
 
     def __repr__(self) -> str:
         return f"<Client(address={self.address!r})>"
@@ -161,7 +164,7 @@ class Client(_Talk):
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self._connection.close()
 
     def infer(
         self,
@@ -176,16 +179,15 @@ class Client(_Talk):
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
-        `deadline_ms` counts from the arrival at the daemon (None: the daemon's default). In a frame
+        `deadline_ms` counts from this call (None: the daemon's default, from each arrival). In a frame
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
         `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
         answer. Raises a `RequestError`.
         """
-        id, frames = self._infer_frames(
-            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        answer = self._ask(
+            self._infer_call(image, deadline_ms, reading_ms, phi, top, priority, min_quality)
         )
-        answer = self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer
 
@@ -193,66 +195,103 @@ class Client(_Talk):
         self, budget_ms: float | None = None, *, max_phi: int | None = None, ttl_s: float = 1.0
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
-        self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
+        self._ask(self._budget_call(budget_ms, max_phi, ttl_s))
 
     def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
         """Offer the daemon a policy file's bytes; raise `InvalidRequest` if it does not take them.
 
         What is taken decides in the shadow first, and takes over if its promise holds.
         """
-        self._ask(*self._policy_frames(content, signature), self.patience_s)
+        self._ask(self._policy_call(content, signature))
 
     def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""
-        hello = self._ask(*self._hello_frames(), self.patience_s)
+        hello = self._ask(self._hello_call())
         assert isinstance(hello, OkHeader)
         return hello
 
     def wait_until_ready(self, timeout_s: float = 120.0) -> OkHeader:
         """Return when the daemon's models are warm; raise `NoAnswer` if they are not in time."""
         until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
+        while True:
             try:
                 if (hello := self.hello()).ready:
                     return hello
-            except NoAnswer:
-                pass
+                error = NoAnswer(f"the models at {self.address} are not warm after {timeout_s:g} s")
+            except NoAnswer as nobody:
+                error = nobody
+            if time.monotonic() >= until:
+                raise error
             time.sleep(0.1)
-        raise self._no_answer(timeout_s)
 
-    def _ask(self, id: int, frames: list[Any], wait_s: float) -> Answer | OkHeader:
+    def _ask(self, call: Call) -> Answer | OkHeader:
         with self._lock:
+            if self._connection.monitor.getsockopt(zmq.EVENTS):
+                self._take_all()  # what happened since the last call is not about this one
+            self._asker.ask(call)
             try:
-                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                raise self._no_answer(0) from None
-            until = time.monotonic() + wait_s
-            while (left_s := until - time.monotonic()) > 0:
-                if not self._socket.poll(int(left_s * 1e3) + 1):
-                    break
-                # An answer to an earlier request that was given up is dropped.
-                about, what = _read(self._socket.recv_multipart(copy=False))
-                if about is not None and about != id:
-                    continue
-                if isinstance(what, Exception):
-                    raise what
-                return what
-        raise self._no_answer(wait_s)
+                while call.result is None:
+                    wait_s = self._asker.tick()
+                    if call.result is None:
+                        self._wait(wait_s)
+            finally:
+                self._asker.forget(call.id)
+        if isinstance(call.result, Exception):
+            raise call.result
+        return call.result
+
+    def _wait(self, wait_s: float) -> None:
+        """Wait for a message or an event, and give the asker what has arrived."""
+        arrived = self._poller.poll(max(1, math.ceil(wait_s * 1e3)))
+        if len(arrived) == 1 and arrived[0][0] is self._connection.socket:
+            self._asker.on_message(self._connection.socket.recv_multipart(copy=False))
+        elif arrived:
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Give the asker all: messages first, for the last one on a connection that is lost still counts."""
+        connection = self._connection
+        while (frames := _received(connection.socket)) is not None:
+            self._asker.on_message(frames)
+        while (frames := _received(connection.monitor)) is not None:
+            connection.settle()
+            self._asker.on_event(event_of(frames))
+
+
+def _received(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
+    try:
+        return socket.recv_multipart(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
 
 
 class AsyncClient(_Talk):
-    """A connection to a daemon for one event loop; any number of requests may be under way."""
+    """A connection to a daemon for one event loop; any number of requests may be under way.
 
-    def __init__(self, address: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
-        super().__init__(address, patience_s)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._pump: Pump | None = None
+    Its arguments are those of `Client`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        retries: int = RETRIES,
+        server_key: str | Path | None = None,
+        key_file: str | Path | None = None,
+    ) -> None:
+        super().__init__(address, patience_s, retries, server_key, key_file)
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        _configure(socket)
-        socket.connect(self.address)
-        self._pump = Pump(socket, self._on_message)
+        self._loop = asyncio.get_running_loop()
+        self._connection = Connection(self.address, self._keys)
+        self._asker = Asker(self.address, self._session, self.retries, self._connection)
+        self._pumps = (
+            Pump(self._connection.socket, self._on_message),
+            Pump(self._connection.monitor, self._on_event),
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -260,12 +299,15 @@ class AsyncClient(_Talk):
 
     def close(self) -> None:
         """Close the connection; requests under way raise `NoAnswer`."""
-        if self._pump is not None:
-            self._pump.close()
-            self._pump = None
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(NoAnswer("the connection was closed"))
+        if self._connection is None:
+            return
+        for pump in self._pumps:
+            pump.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._connection.close()
+        self._connection = None
+        self._asker.end(NoAnswer("the connection was closed"))
 
     async def infer(
         self,
@@ -278,11 +320,16 @@ class AsyncClient(_Talk):
         priority: int = 0,
         min_quality: float | None = None,
     ) -> Answer:
-        """Return the answer for an image; see `Client.infer`."""
-        id, frames = self._infer_frames(
-            image, deadline_ms, reading_ms, phi, top, priority, min_quality
+        """Return the answer for an image; see `Client.infer`.
+
+        The caller goes on while it is being sent, so an array that it could change is copied; one that is
+        marked read-only (`array.flags.writeable = False`) is taken at its word.
+        """
+        answer = await self._ask(
+            lambda: self._infer_call(
+                image, deadline_ms, reading_ms, phi, top, priority, min_quality, keep=True
+            )
         )
-        answer = await self._ask(id, frames, self._wait_s(deadline_ms))
         assert isinstance(answer, Answer)
         return answer
 
@@ -290,38 +337,58 @@ class AsyncClient(_Talk):
         self, budget_ms: float | None = None, *, max_phi: int | None = None, ttl_s: float = 1.0
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
-        await self._ask(*self._budget_frames(budget_ms, max_phi, ttl_s), self.patience_s)
+        await self._ask(lambda: self._budget_call(budget_ms, max_phi, ttl_s))
 
     async def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
         """Offer the daemon a policy file's bytes; see `Client.push_policy`."""
-        await self._ask(*self._policy_frames(content, signature), self.patience_s)
+        await self._ask(lambda: self._policy_call(content, signature))
 
     async def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""
-        hello = await self._ask(*self._hello_frames(), self.patience_s)
+        hello = await self._ask(self._hello_call)
         assert isinstance(hello, OkHeader)
         return hello
 
-    async def _ask(self, id: int, frames: list[Any], wait_s: float) -> Answer | OkHeader:
-        if self._pump is None:
+    async def _ask(self, form: Callable[[], Call]) -> Answer | OkHeader:
+        if self._connection is None:
             raise NoAnswer("the client is not connected", help="use it in an `async with`")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[id] = future
+        call = form()
+        future: asyncio.Future[None] = self._loop.create_future()
+        call.told = lambda: future.set_result(None) if not future.done() else None
+        self._asker.ask(call)
+        self._turn()
         try:
-            if not self._pump.send(frames):
-                raise self._no_answer(0)
-            return await asyncio.wait_for(future, wait_s)
-        except TimeoutError:
-            raise self._no_answer(wait_s) from None
+            await future
         finally:
-            del self._waiting[id]
+            self._asker.forget(call.id)
+        assert call.result is not None
+        if isinstance(call.result, Exception):
+            raise call.result
+        return call.result
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
-        about, what = _read(frames)
-        future = self._waiting.get(about) if about is not None else None
-        if future is None or future.done():
+        self._asker.on_message(frames)
+        self._turn()
+
+    def _on_event(self, frames: list[zmq.Frame]) -> None:
+        if self._connection is not None:
+            self._connection.settle()
+        self._asker.on_event(event_of(frames))
+        self._turn()
+
+    def _turn(self) -> None:
+        """Do what is due, and see to it that the asker is asked again in time."""
+        if self._connection is None:
             return
-        if isinstance(what, Exception):
-            future.set_exception(what)
-        else:
-            future.set_result(what)
+        wait_s = self._asker.tick()
+        self._pumps[0].wake()  # something may have been sent
+        when_s = self._loop.time() + wait_s
+        if self._timer is not None and when_s < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and wait_s < math.inf:
+            self._timer = self._loop.call_at(when_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._turn()

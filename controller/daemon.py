@@ -26,7 +26,6 @@ from ..config import Config, Recorder, taken
 from ..errors import (
     AdaphiError,
     Draining,
-    InvalidRequest,
     NotReady,
     ProtocolError,
     RequestError,
@@ -36,14 +35,14 @@ from ..errors import (
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
-from ..policies.rules import is_rule
 from . import flight, http, protocol, worker
+from .dedup import Asked, Ledger
 from .flight import FlightRecorder
 from .history import Second
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
 from .oip_routes import OpenInference
-from .policy_file import PolicyGate, WatchedFile
+from .policy_file import PolicySource
 from .protocol import (
     AnswerHeader,
     BudgetHeader,
@@ -52,7 +51,8 @@ from .protocol import (
     OkHeader,
     PolicyHeader,
 )
-from .pump import Pump
+from .routers import Peer, Routers
+from .security import load_token
 from .sensors import PushedBudget, make_sensor
 from .service import Service, Ticket
 from .supervisor import Supervisor
@@ -91,10 +91,10 @@ class Daemon:
         self.service: Service | None = None  # exists from the first warm worker on
         self.draining = False
         self.notifier = Notifier()
-        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send([worker.ASK]))
-        self.gate = PolicyGate(config.policy_key)
-        self.policy_file = _watched(config)
+        self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send(worker.ASK))
+        self.policies = PolicySource(config)
         self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
+        self.ledger = Ledger()
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0
         self._worker_takes_s = FIRST_GUESS_S
@@ -128,18 +128,28 @@ class Daemon:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         listener = http.bind(self.config.http.host, self.config.http.port)
         try:
-            router = self._bind_router()
-        except StartupError:
+            token = self._token()
+            self.routers = Routers(
+                self.context,
+                self.config.zmq,
+                self._on_client_message,
+                self.metrics.refused_keys.inc,
+            )
+        except AdaphiError:
             listener.close()
             raise
-        self.router = Pump(router, self._on_client_message)
         routes = OpenInference(self).routes()
         self.http = http.make_server(
-            self.metrics.registry, lambda: self.ready, self.status, self.status_with_history, routes
+            self.metrics.registry,
+            lambda: self.ready,
+            self.status,
+            self.status_with_history,
+            routes,
+            token,
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
-            self.context, self._orders(), self._on_worker_message, self._on_worker_loss
+            self._orders(), self.max_message_bytes, self._on_worker_message, self._on_worker_loss
         )
         self._worker_began_s = self.loop.time()
         self.supervisor.start()
@@ -158,8 +168,7 @@ class Daemon:
                     self.metrics.flight_lost.set(self.service.flight.lost)
                 if self.loop.time() >= next_reading_s:
                     self.service.read_sensors()
-                    if self.policy_file is not None and self.policy_file.changed():
-                        self._take_policy_file()
+                    self.policies.look(self.service.rollout)
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
@@ -183,14 +192,13 @@ class Daemon:
         await self.supervisor.stop()
         self.http.should_exit = True
         await asyncio.gather(self.http_task, return_exceptions=True)
-        self.router.close()
+        self.routers.close()
         self.context.term()
         log.info("stopped")
 
     # ---------------------------------------------------------------------------- clients
 
-    def _on_client_message(self, frames: list[zmq.Frame]) -> None:
-        client, message = frames[0].bytes, frames[1:]
+    def _on_client_message(self, client: Peer, message: list[zmq.Frame]) -> None:
         try:
             if sum(map(len, message)) > self.max_message_bytes:
                 limit_mb = self.config.zmq.max_message_mb
@@ -199,14 +207,16 @@ class Daemon:
         except RequestError as error:
             self.metrics.count_refusal(error.code)
             self._send(client, protocol.error_frames(error, _id_of(message)))
+        except (
+            Exception
+        ) as error:  # a bug: whoever met it hears of it, and the others are served on
+            log.exception("a message could not be handled")
+            failed = RequestError(f"internal error: {type(error).__name__}")
+            self._send(client, protocol.error_frames(failed, _id_of(message)))
 
-    def _dispatch(self, client: bytes, kind: bytes, header: bytes, rest: Any) -> None:
+    def _dispatch(self, client: Peer, kind: bytes, header: bytes, rest: Any) -> None:
         if kind == protocol.INFER:
-            infer = protocol.decode(InferHeader, header)
-            protocol.check_numbers(infer)
-            tensor = protocol.tensor_of(infer, rest)
-            ticket = Ticket(infer.id, partial(self._reply, client, infer.id))
-            self.serving().submit(ticket, infer, tensor)
+            self._on_infer(client, protocol.decode(InferHeader, header), rest)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
             self._send_ok(client, protocol.decode(HelloHeader, header).id)
@@ -214,32 +224,34 @@ class Daemon:
             pushed = protocol.decode(PolicyHeader, header)
             if len(rest) != 1:
                 raise ProtocolError(f"expected one frame with the policy, got {len(rest)}")
-            self._offer(bytes(rest[0]), pushed.signature)
+            self.policies.push(self.serving().rollout, bytes(rest[0]), pushed.signature)
             self._send_ok(client, pushed.id)
         elif kind == protocol.HELLO:
-            self._send_ok(client, protocol.decode(HelloHeader, header).id)
+            hello = protocol.decode(HelloHeader, header)
+            waiting = (id for id in hello.asked if self.ledger.join((hello.session, id), client))
+            self._send_ok(client, hello.id, tuple(waiting))
         else:
             raise ProtocolError(f"no message is of the kind {kind!r}")
 
-    def _offer(self, content: bytes, signature: bytes | None) -> None:
-        """Let a pushed policy decide in the shadow; raise `InvalidRequest` if it is not taken."""
-        if self.service is None:
-            raise NotReady("the models are not warm yet")
+    def _on_infer(self, client: Peer, infer: InferHeader, rest: Any) -> None:
+        """Let a request be served; one that was sent before is joined to itself, or answered as it was."""
+        protocol.check_numbers(infer)
+        tensor = protocol.tensor_of(infer, rest)
+        key = (infer.session, infer.id) if infer.session else None
+        if key is not None and self.ledger.join(key, client):
+            self.metrics.repeated.labels("joined").inc()
+            return
+        if key is not None and (answer := self.ledger.recall(key)) is not None:
+            self.metrics.repeated.labels("remembered").inc()
+            self._send(client, answer)
+            return
+        asked = self.ledger.begin(key, client)
         try:
-            self.service.rollout.offer(self.gate.open(content, signature))
-        except AdaphiError as error:
-            raise InvalidRequest(str(error)) from None
-        log.info("a policy was pushed: it decides in the shadow")
-
-    def _take_policy_file(self) -> None:
-        """Let the policy in the file that changed decide in the shadow; a bad one changes nothing."""
-        assert self.service is not None and self.policy_file is not None
-        try:
-            self.service.rollout.offer(self.gate.load(self.policy_file.path))
-        except AdaphiError as error:
-            log.error("the changed policy is not taken: %s", error)
-        else:
-            log.info("%s has changed: it decides in the shadow", self.policy_file.path)
+            ticket = Ticket(infer.id, partial(self._reply, asked, infer.id))
+            self.serving().submit(ticket, infer, tensor)
+        except RequestError:
+            self.ledger.end(asked)
+            raise
 
     def _on_hangup(self) -> None:
         """Take what can be changed while running from a new configuration; a bad one changes nothing."""
@@ -251,12 +263,10 @@ class Daemon:
         config, fixed = taken(self.config, wanted)
         if fixed:
             log.warning("these need a restart: %s", ", ".join(fixed))
-        changed, self.config = config.policy != self.config.policy, config
+        self.config = config
         if self.service is not None:
             self.service.take(config)
-            if changed and (file := _watched(config)) is not None:
-                self.policy_file = file
-                self._take_policy_file()
+        self.policies.follow(config, self.service.rollout if self.service else None)
         log.info("the configuration was taken")
 
     def serving(self) -> Service:
@@ -267,11 +277,13 @@ class Daemon:
             raise NotReady("the models are not warm yet")
         return self.service
 
-    def _reply(self, client: bytes, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+    def _reply(self, asked: Asked, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
         if isinstance(what, RequestError):
-            self._send(client, protocol.error_frames(what, id))
+            frames, passes = protocol.error_frames(what, id), what.retries > 0
         else:
-            self._send(client, [*protocol.encode(protocol.ANSWER, what), *rest])
+            frames, passes = [*protocol.encode(protocol.ANSWER, what), *rest], False
+        self._send(asked.client, frames)
+        self.ledger.end(asked, None if passes else frames)
 
     def _push(self, header: BudgetHeader) -> None:
         if self.pushed is None:
@@ -280,11 +292,11 @@ class Daemon:
         if self.service is not None:
             self.service.read_sensors()
 
-    def _send(self, client: bytes, frames: list[Any]) -> None:
-        if not self.router.send([client, *frames]):
+    def _send(self, client: Peer, frames: list[Any]) -> None:
+        if not self.routers.send(client, frames):
             log.debug("a client went away before its answer")
 
-    def _send_ok(self, client: bytes, id: int) -> None:
+    def _send_ok(self, client: Peer, id: int, waiting: tuple[int, ...] = ()) -> None:
         profile, service = self.profile, self.service
         header = OkHeader(
             id=id,
@@ -295,13 +307,13 @@ class Daemon:
             variants=tuple(v.name for v in profile.variants) if profile else (),
             policy=service.scheduler.controller.policy.name if service else "",
             max_message_bytes=self.max_message_bytes,
+            waiting=waiting,
         )
         self._send(client, protocol.encode(protocol.OK, header))
 
     # ---------------------------------------------------------------------------- the worker
 
-    def _on_worker_message(self, kind: bytes, frames: list[Any]) -> None:
-        header, tensor = bytes(frames[0]), frames[1:]
+    def _on_worker_message(self, kind: bytes, header: bytes, tensor: list[Any]) -> None:
         self.watchdog.heard()
         if kind == worker.UP:
             self._on_up(protocol.decode(worker.Up, header))
@@ -340,9 +352,8 @@ class Daemon:
     def _make_service(self, profile: Profile) -> Service:
         config = self.config
         objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
-        file = self.policy_file
         policy = choose(
-            config.policy if file is None else self.gate.load(file.path),
+            self.policies.first(),
             profile,
             latency=config.latency,
             objective=objective,
@@ -383,7 +394,6 @@ class Daemon:
     def _orders(self) -> worker.Orders:
         config, profile = self.config.worker, self.profile
         return worker.Orders(
-            address="",
             ladder=profile.ladder if profile else self.config.ladder,
             quality=tuple(v.quality for v in profile.variants) if profile else None,
             profile=profile,
@@ -401,6 +411,11 @@ class Daemon:
         self.stopping.set()
 
     # ---------------------------------------------------------------------------- small parts
+
+    def _token(self) -> bytes | None:
+        """Return what HTTP asks for, None where it asks for nothing."""
+        file = self.config.http.token_file
+        return None if file is None else load_token(Path(file))
 
     def status(self) -> dict[str, object]:
         """Return the daemon's state in a few words and numbers."""
@@ -438,29 +453,6 @@ class Daemon:
             "variants": [v.name for v in self.profile.variants],
             "history": {name: [getattr(s, name) for s in seconds] for name in Second._fields},
         }
-
-    def _bind_router(self) -> zmq.Socket[bytes]:
-        router = self.context.socket(zmq.ROUTER)
-        router.linger = 500
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a vanished client is an error, not a silence
-        router.setsockopt(zmq.SNDHWM, 256)
-        router.setsockopt(zmq.RCVHWM, 256)
-        # A message somewhat too large is refused in words; one far too large ends its connection
-        # before it fills the memory.
-        router.setsockopt(zmq.MAXMSGSIZE, 4 * self.max_message_bytes)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        for address in self.config.zmq.bind:
-            try:
-                router.bind(address)
-            except zmq.ZMQError as error:
-                router.close()
-                raise StartupError(
-                    f"cannot listen on {address}: {error.strerror}",
-                    help="is another daemon running? choose another address in [zmq] bind",
-                ) from None
-        return router
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -503,13 +495,6 @@ def _own(address: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _watched(config: Config) -> WatchedFile | None:
-    """Return the configuration's policy file, None where the policy is a rule or solved at the start."""
-    if config.policy is None or is_rule(config.policy):
-        return None
-    return WatchedFile(Path(config.policy))
 
 
 def _id_of(message: list[zmq.Frame]) -> int | None:

@@ -95,7 +95,7 @@ class AdaptiveModel:
 
         if isinstance(profile, str | Path):
             profile = Profile.load(profile)
-        variants = get_ladder(ladder, quality=quality)
+        variants = get_ladder(ladder, quality=quality, profile=profile)
         name, _ = settle_backend(backend, variants, profile, threads=threads)
         return cls._measured(
             variants,
@@ -157,7 +157,7 @@ class AdaptiveModel:
     ) -> Self:
         from ..model_zoo.allocator import tune_allocator
         from ..model_zoo.pool import WarmPool
-        from ..model_zoo.profiling import measure
+        from ..model_zoo.profiling import measure, pool_of
 
         tune_allocator()
         pool = WarmPool(ladder, backend, memory_limit_bytes=memory_limit_bytes)
@@ -165,7 +165,7 @@ class AdaptiveModel:
             profile = measure(pool, rounds=5, cold_rounds=0)
         elif not isinstance(profile, Profile):
             profile = Profile.load(profile)
-        return cls(pool, profile, policy, **options)
+        return cls(pool_of(profile, pool), profile, policy, **options)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ a minute later it is tried again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -49,6 +50,7 @@ RECORD = np.dtype(
     ]
 )
 _PACK = struct.Struct("<dBBbbIffffffdd")
+_LARGEST = float(np.finfo(np.float32).max)
 _SEGMENTS = 8  # of a full recording
 _FLUSH_S = 0.5
 _RETRY_S = 30.0
@@ -117,8 +119,8 @@ class FlightRecorder:
         memory_bytes: float | None = None,
         energy_j: float | None = None,
     ) -> None:
-        """Add one record; None becomes NaN."""
-        floats = (reading_ms, slack_ms, inference_ms, latency_ms, slowdown, budget_ms)
+        """Add one record; None becomes NaN, and what single precision cannot hold its largest number."""
+        singles = (reading_ms, slack_ms, inference_ms, latency_ms, slowdown, budget_ms)
         self._waiting += _PACK.pack(
             self._clock(),
             kind,
@@ -126,7 +128,8 @@ class FlightRecorder:
             previous,
             phi,
             sum(1 << p for p in resident),
-            *(math.nan if x is None else x for x in (*floats, memory_bytes, energy_j)),
+            *map(_single, singles),
+            *(math.nan if x is None else x for x in (memory_bytes, energy_j)),
         )
 
     def flush(self, *, force: bool = False) -> None:
@@ -160,10 +163,8 @@ class FlightRecorder:
         if self._file is None or self._room < len(records):
             self._next_segment()
         assert self._file is not None
-        written = os.write(self._file, records)
-        self._room -= written
-        if written < len(records):  # a disk that is just full: the segment ends with a torn record
-            raise OSError(28, "no space left on device")
+        _write(self._file, records)
+        self._room -= len(records)
 
     def _next_segment(self) -> None:
         if self._file is not None:
@@ -175,7 +176,11 @@ class FlightRecorder:
         number = int(old[-1].stem.removeprefix("flight-")) + 1 if old else 1
         path = self.folder / f"flight-{number:06d}.rec"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        os.write(self._file, self._header)
+        try:
+            _write(self._file, self._header)
+        except OSError:
+            path.unlink(missing_ok=True)  # or eight of them would push out all that was recorded
+            raise
         self._room = self._segment_bytes - len(self._header)
 
     def _give_up(self, error: OSError) -> None:
@@ -183,6 +188,21 @@ class FlightRecorder:
             os.close(self._file)
             self._file = None
         log.warning("the flight recorder stops for %.0f s: %s", _RETRY_S, error.strerror)
+
+
+def _single(x: float | None) -> float:
+    return math.nan if x is None else x if -_LARGEST <= x <= _LARGEST else _clipped(x)
+
+
+def _clipped(x: float) -> float:
+    """Return the largest number instead of a larger one; infinite and not a number stay what they are."""
+    return x if not math.isfinite(x) else math.copysign(_LARGEST, x)
+
+
+def _write(file: int, data: bytes | bytearray) -> None:
+    """Write all of `data`, or raise OSError: where the disk is just full a part of it is written."""
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def segments(folder: Path) -> list[Path]:
@@ -198,15 +218,20 @@ def read_recording(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
     paths = segments(Path(folder))
     if not paths:
         raise InputError(f"{folder}: no flight-….rec in it", help="set [recorder] folder to record")
-    read = [_read_segment(path) for path in paths]
+    read = [segment for path in paths if (segment := _read_segment(path))]
+    if not read:
+        raise InputError(f"{folder}: no segment of the recording is whole")
     newest = read[-1][0]
     alike = [r for header, r in read if header.ladder_fingerprint == newest.ladder_fingerprint]
     return newest, np.concatenate(alike)
 
 
-def _read_segment(path: Path) -> tuple[Header, NDArray[np.void]]:
+def _read_segment(path: Path) -> tuple[Header, NDArray[np.void]] | None:
+    """Return a segment's header and records, None where not even the header was written to its end."""
     try:
-        line, _, body = path.read_bytes().partition(b"\n")
+        line, end, body = path.read_bytes().partition(b"\n")
+        if not end:
+            return None
         header = msgspec.json.decode(line, type=Header)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None

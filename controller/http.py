@@ -5,6 +5,9 @@ Every error is JSON, `{"error": …}`, those of the framework and of the server 
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +36,8 @@ KEEP_ALIVE_S = 60
 """How long an idle connection is kept: a camera that asks every few seconds keeps its own."""
 GRACE_S = 2
 """How long a shutdown waits for connections that are still busy."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+"""What is answered without a token: yes or no, and nothing else."""
 
 
 class _Protocol(H11Protocol):
@@ -75,6 +80,36 @@ class _HeaderLimit:
             await self._app(scope, receive, send)
 
 
+class _Token:
+    """Asks for a token, as `Bearer`, or as the password of `Basic` so that a browser can show the page.
+
+    `Basic` only reads: browsers send it along with whatever another site makes them ask.
+    """
+
+    def __init__(self, app: ASGIApp, token: bytes) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in OPEN_PATHS or hmac.compare_digest(self._given(scope), self._token):
+            await self._app(scope, receive, send)
+            return
+        error = "this needs the daemon's token: Authorization: Bearer TOKEN"
+        headers = {"WWW-Authenticate": 'Bearer realm="adaphi", Basic realm="adaphi"'}
+        await JSONResponse({"error": error}, 401, headers)(scope, receive, send)
+
+    @staticmethod
+    def _given(scope: Scope) -> bytes:
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            return bytes(given.strip())
+        if scheme.lower() == b"basic" and scope["method"] in ("GET", "HEAD"):
+            try:
+                return base64.b64decode(given).partition(b":")[2]
+            except binascii.Error:
+                return b""
+        return b""
+
+
 class _Metrics:
     """prometheus-client's application as an endpoint: mounted, it would answer only `/metrics/`."""
 
@@ -91,11 +126,12 @@ def make_server(
     status: Callable[[], dict[str, object]],
     status_with_history: Callable[[], dict[str, object]],
     routes: Sequence[Route] = (),
+    token: bytes | None = None,
 ) -> uvicorn.Server:
     """Return a server of `/metrics`, `/healthz`, `/readyz`, `/`, `/status` and `routes`.
 
-    `/` is the live page to a browser and the state as JSON to anyone else, `/status` the state with the last
-    minutes.
+    With `token` all but health asks for it. `/` is the live page to a browser and the state as JSON to anyone
+    else, `/status` the state with the last minutes.
     """
 
     async def healthz(_: Request) -> Response:
@@ -123,7 +159,10 @@ def make_server(
             Route("/metrics", _Metrics(registry)),
             *routes,
         ],
-        middleware=[Middleware(_HeaderLimit)],
+        middleware=[
+            Middleware(_HeaderLimit),
+            *([] if token is None else [Middleware(_Token, token=token)]),
+        ],
         exception_handlers={
             HTTPException: _framework_error,
             RequestError: _request_error,

@@ -23,7 +23,7 @@ def latency_buckets(profile: Profile) -> tuple[float, ...]:
     ]
     low, high = min(means) / 2e3, max(means) * 20 / 1e3
     count = 14
-    return tuple(round(low * (high / low) ** (k / (count - 1)), 5) for k in range(count))
+    return tuple(float(f"{low * (high / low) ** (k / (count - 1)):.3g}") for k in range(count))
 
 
 class Metrics:
@@ -37,6 +37,17 @@ class Metrics:
             "adaphi_requests",
             "Requests by outcome.",
             ["model", "variant", "outcome"],
+            registry=registry,
+        )
+        self.repeated = Counter(
+            "adaphi_requests_repeated",
+            "Requests that came again: joined while under way, or answered as remembered.",
+            ["how"],
+            registry=registry,
+        )
+        self.refused_keys = Counter(
+            "adaphi_refused_keys",
+            "Connections from beyond this machine whose key is not known.",
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -94,6 +105,7 @@ class Metrics:
             registry=registry,
         )
         self._readings: dict[str, tuple[str, Gauge]] = {}
+        self._counters: dict[tuple[str, int | None], Counter] = {}
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
@@ -135,7 +147,7 @@ class Metrics:
         self.queue_seconds = Histogram(
             "adaphi_queue_duration_seconds",
             "Arrival to the start of the model.",
-            buckets=(0.0001, 0.0003, 0.001, 0.003, *buckets),
+            buckets=sorted({0.0001, 0.0003, 0.001, 0.003, *buckets}),
             registry=registry,
         )
         self._inference_seconds = Histogram(
@@ -145,6 +157,7 @@ class Metrics:
             buckets=buckets,
             registry=registry,
         )
+        self._inference_of = [self._inference_seconds.labels(v.name) for v in profile.variants]
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self._begin_at_zero([variant.name for variant in profile.variants])
@@ -163,8 +176,12 @@ class Metrics:
 
     def count(self, outcome: str, phi: int | None = None) -> None:
         """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
-        variant = "" if phi is None else self._profile.variants[phi].name
-        self._requests.labels(self.ladder, variant, outcome).inc()
+        counter = self._counters.get((outcome, phi))
+        if counter is None:  # looking a series up by its labels costs more than counting
+            variant = "" if phi is None else self._profile.variants[phi].name
+            counter = self._requests.labels(self.ladder, variant, outcome)
+            self._counters[outcome, phi] = counter
+        counter.inc()
 
     def show_policy(self, name: str) -> None:
         """Record which policy decides from now on."""
@@ -187,7 +204,7 @@ class Metrics:
 
     def inference_of(self, phi: int) -> Histogram:
         """Return the histogram of a variant's time in the model."""
-        return self._inference_seconds.labels(self._profile.variants[phi].name)
+        return self._inference_of[phi]
 
     def show_active(self, phi: int) -> None:
         """Record which variant is active."""

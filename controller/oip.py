@@ -53,6 +53,7 @@ _NOT_LAYOUT = bytes(set(range(256)) - set(b"[],"))
 STATUS = {
     "invalid_request": 400,
     "protocol": 400,
+    "not_allowed": 403,
     "too_large": 413,
     "model_failed": 500,
     "expired": 504,

@@ -9,14 +9,65 @@ of its own, lies beside the file as `policy.npz.sig` or comes with the push. To 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, MissingExtraError, PolicyError
+from ..config import Config
+from ..errors import AdaphiError, ConfigError, InvalidRequest, MissingExtraError, PolicyError
 from ..policies import files
+from ..policies.rules import is_rule
+from .rollout import Rollout
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+log = logging.getLogger("adaphi")
+
+
+class PolicySource:
+    """Where a daemon's policies come from: one at the start; later ones are pushed, or the file changes.
+
+    Later ones are offered to a rollout, and decide in the shadow first; a bad one changes nothing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._gate = PolicyGate(config.policy_key)
+        self._named = config.policy
+        self._file = _watched(config.policy)
+
+    def first(self) -> str | files.Solved | None:
+        """Return what the daemon begins with: a rule's name, a policy, or None; raise `PolicyError`."""
+        return self._named if self._file is None else self._gate.load(self._file.path)
+
+    def push(self, rollout: Rollout, content: bytes, signature: bytes | None) -> None:
+        """Offer a pushed policy; raise `InvalidRequest` if it is not taken."""
+        try:
+            rollout.offer(self._gate.open(content, signature))
+        except AdaphiError as error:
+            raise InvalidRequest(str(error)) from None
+        log.info("a policy was pushed: it decides in the shadow")
+
+    def look(self, rollout: Rollout) -> None:
+        """Offer the policy in the file, if that has changed."""
+        if self._file is not None and self._file.changed():
+            self._offer_file(self._file, rollout)
+
+    def follow(self, config: Config, rollout: Rollout | None) -> None:
+        """Offer the policy that a new configuration names, if it is another file, and watch that one."""
+        changed, self._named = config.policy != self._named, config.policy
+        if changed and (file := _watched(config.policy)) is not None:
+            self._file = file
+            if rollout is not None:
+                self._offer_file(file, rollout)
+
+    def _offer_file(self, file: WatchedFile, rollout: Rollout) -> None:
+        try:
+            rollout.offer(self._gate.load(file.path))
+        except AdaphiError as error:
+            log.error("the changed policy is not taken: %s", error)
+        else:
+            log.info("%s has changed: it decides in the shadow", file.path)
 
 
 class PolicyGate:
@@ -79,6 +130,11 @@ class WatchedFile:
 def signature_path(path: Path) -> Path:
     """Return where a policy file's signature lies."""
     return path.with_name(path.name + ".sig")
+
+
+def _watched(policy: str | None) -> WatchedFile | None:
+    """Return the file that a configuration names as policy, None where that is a rule or nothing."""
+    return None if policy is None or is_rule(policy) else WatchedFile(Path(policy))
 
 
 def _load_key(path: Path) -> Ed25519PublicKey:

@@ -8,6 +8,9 @@ requests and answers the raw bytes of one tensor (little-endian, row-major). Not
 
 Headers are decoded with their types checked; unknown fields are ignored, so that older and newer
 releases of one major version understand each other.
+
+A request may be sent again: (session, id) says which one it is, and the daemon answers it once (`dedup`).
+A hello may ask which requests of a session are still under way; their answers then go to whoever asked.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
@@ -30,11 +34,25 @@ ANSWER, ERROR, OK = b"A", b"E", b"K"
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_AXES = 8
-DTYPES = frozenset(
-    {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"}
-)
+DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        "uint8",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+        "bool",
+    )
+}
 # Zero-copy pays only for large frames; below this pyzmq copies anyway.
 ZERO_COPY_BYTES = 64 * 1024
+
+Session = Annotated[str, Meta(max_length=64)]
+"""What a client calls itself, random and nobody else's; empty: its requests are never repeated."""
 
 
 class InferHeader(msgspec.Struct):
@@ -52,6 +70,7 @@ class InferHeader(msgspec.Struct):
     top: int = 0
     priority: int = 0
     min_quality: float | None = None
+    session: Session = ""
 
 
 class BudgetHeader(msgspec.Struct):
@@ -71,9 +90,11 @@ class PolicyHeader(msgspec.Struct):
 
 
 class HelloHeader(msgspec.Struct):
-    """A greeting: asks who is there."""
+    """A greeting: asks who is there, and which of the requests `asked` are still under way."""
 
     id: int
+    session: Session = ""
+    asked: tuple[int, ...] = ()
 
 
 class AnswerHeader(msgspec.Struct):
@@ -100,7 +121,7 @@ class ErrorHeader(msgspec.Struct):
 
 
 class OkHeader(msgspec.Struct):
-    """The daemon introduces itself."""
+    """The daemon introduces itself; `waiting` are those of the hello's `asked` that will be answered."""
 
     id: int
     version: str = ""
@@ -110,6 +131,7 @@ class OkHeader(msgspec.Struct):
     variants: tuple[str, ...] = ()
     policy: str = ""
     max_message_bytes: int = 0
+    waiting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +168,14 @@ class Tensor(Protocol):
     shape: tuple[int, ...]
 
 
+def pack(header: msgspec.Struct) -> bytes:
+    """Return a header as msgpack."""
+    return _encoder.encode(header)
+
+
 def encode(kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> list[Any]:
     """Return the frames of a message."""
-    frames: list[Any] = [MAGIC, kind, _encoder.encode(header)]
+    frames: list[Any] = [MAGIC, kind, pack(header)]
     if tensor is not None:
         frames.append(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return frames
@@ -158,7 +185,7 @@ def split(frames: Sequence[Any]) -> tuple[bytes, bytes, Sequence[Any]]:
     """Return (kind, header bytes, further frames); raise `ProtocolError` for what is not ours."""
     if len(frames) < 3:
         raise ProtocolError(f"a message has at least 3 frames, got {len(frames)}")
-    magic, kind, header = (bytes(memoryview(frame)[:8]) for frame in frames[:3])
+    magic, kind = bytes(memoryview(frames[0])[:8]), bytes(memoryview(frames[1])[:8])
     if magic != MAGIC:
         raise ProtocolError(f"a message begins with {MAGIC!r}, got {magic!r}")
     if memoryview(frames[2]).nbytes > MAX_HEADER_BYTES:
@@ -194,12 +221,12 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
     """Return the tensor that a header describes, without a copy; raise `InvalidRequest`."""
     if len(frames) != 1:
         raise InvalidRequest(f"expected one tensor frame, got {len(frames)}")
-    if header.dtype not in DTYPES:
+    dtype = DTYPES.get(header.dtype)
+    if dtype is None:
         raise InvalidRequest(f"dtype {header.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
     shape = header.shape
-    if len(shape) > MAX_AXES or any(n < 1 for n in shape):
+    if len(shape) > MAX_AXES or min(shape, default=1) < 1:
         raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, each at least 1")
-    dtype = np.dtype(header.dtype).newbyteorder("<")
     buffer = memoryview(frames[0])
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
         raise InvalidRequest(

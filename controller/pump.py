@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import zmq
 
+log = logging.getLogger("adaphi")
+
 Handler = Callable[[list[zmq.Frame]], None]
+
+# As numbers: combining zmq's enumerations costs as much as sending a frame.
+NOW, MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+COPIED_BYTES = 65536
+"""Smaller frames are copied, which costs less than keeping track of them."""
 
 
 class Pump:
@@ -33,27 +41,41 @@ class Pump:
         """Send without waiting; return False if the peer is gone or does not keep up."""
         if self.socket.closed:
             return False
+        send, last = self.socket.send, len(frames) - 1
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=sum(map(len, frames)) < 65536)
+            for place, frame in enumerate(frames):
+                send(frame, MORE if place < last else NOW, copy=len(frame) < COPIED_BYTES)
         except zmq.ZMQError:
             return False
         finally:
-            self._loop.call_soon(self._drain)
+            self.wake()
         return True
+
+    def wake(self) -> None:
+        """Look soon for what arrived: whoever sends on the socket itself has to say so."""
+        self._loop.call_soon(self._drain)
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        self._loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
         """Stop listening and close the socket; what was sent may still leave within its linger."""
         if not self.socket.closed:
-            self._loop.remove_reader(self._descriptor)
+            self.stop()
             self.socket.close()
 
     def _drain(self) -> None:
         for _ in range(self.BURST):
             if self.socket.closed:
                 return
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not int(self.socket.getsockopt(zmq.EVENTS)) & READABLE:
                 return
-            self._handler(frames)
+            frames = [self.socket.recv(NOW, copy=False)]
+            while frames[-1].more:
+                frames.append(self.socket.recv(NOW, copy=False))
+            try:
+                self._handler(frames)
+            except Exception:  # a bug; but the messages behind this one still have to be read
+                log.exception("a message could not be handled")
         self._loop.call_soon(self._drain)

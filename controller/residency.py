@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from ..errors import InvalidRequest, NotReady, RequestError, WorkerLost
-from . import protocol, worker
+from . import worker
 
 LOAD_S = 60.0
 """How long a load may take before whoever ordered it is told that it still goes on."""
@@ -23,7 +22,7 @@ LOAD_S = 60.0
 class Residency:
     """Which of `names` (M,) are unloaded, and the loads that somebody waits for.
 
-    `send` gives frames to the worker and returns False if there is none; `changed` is called with every
+    `send` gives the worker an order and returns False if there is none; `changed` is called with every
     change of `unloaded`; `planned` says that the policy plans the resident set.
     """
 
@@ -31,7 +30,7 @@ class Residency:
         self,
         names: list[str],
         planned: bool,
-        send: Callable[[list[Any]], bool],
+        send: Callable[[bytes, msgspec.Struct], bool],
         changed: Callable[[], None],
     ) -> None:
         self.unloaded: frozenset[int] = frozenset()
@@ -97,7 +96,7 @@ class Residency:
             self._changed()
 
     def _order(self, kind: bytes, order: msgspec.Struct) -> None:
-        if not self._send(protocol.encode(kind, order)[1:]):
+        if not self._send(kind, order):
             raise NotReady("the worker is being restarted")
 
     def _refuse_where_planned(self) -> None:

@@ -2,7 +2,8 @@
 
 One model runs at a time. Requests wait in the order of their priorities and, within one, of their
 deadlines; one whose deadline has passed or whose client went away never starts, and one that could only
-be late even with the quickest variant that may answer it is refused at once.
+be late even with the quickest variant that may answer it is refused at once. A run takes no longer than those
+that wait behind it can bear: quality goes before answers do.
 """
 
 from __future__ import annotations
@@ -65,11 +66,16 @@ class Limits(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin this request with this decision, and with it `others` in the same run."""
+    """Begin this request with this decision, and those that `joined` it in the same run."""
 
     request: Request
     decision: Decision
-    others: tuple[Request, ...] = ()
+    joined: tuple[Request, ...] = ()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Return all that are to be answered by the run, the most urgent first."""
+        return (self.request, *self.joined)
 
 
 class Refusal(NamedTuple):
@@ -206,19 +212,19 @@ class Scheduler:
         except RequestError as error:
             return Refusal(request, error)
         decision = self._decide(request, now_s, limits, admitted)
-        return Start(request, decision, self._others(decision))
+        return Start(request, decision, self._join(request, decision))
 
-    def _others(self, decision: Decision) -> tuple[Request, ...]:
-        """Take out the next requests for the same run, as long as they may be answered by its variant."""
-        count, rank = 0, self._queue[0][0] if self._queue else 0
+    def _join(self, request: Request, decision: Decision) -> tuple[Request, ...]:
+        """Take out the next of the same priority for the same run, as far as its variant may answer them."""
+        rank, count = request.priority or DEFAULT_PRIORITY, 0
         for place in self._queue[: min(decision.batch, self.max_batch) - 1]:
-            request = place[-1]
-            free = request.phi is None and request.reading_ms is None and not request.min_quality
+            other = place[-1]
+            free = other.phi is None and other.reading_ms is None and not other.min_quality
             if not free or place[0] != rank:
                 break
             count += 1
-        taken, self._queue[:count] = self._queue[:count], []
-        return tuple(place[-1] for place in taken)
+        joined, self._queue[:count] = self._queue[:count], []
+        return tuple(place[-1] for place in joined)
 
     def cancel(self, ticket: Any) -> bool:
         """Take out the request with this very ticket; return False if it is not waiting."""
@@ -241,18 +247,39 @@ class Scheduler:
         more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s, admitted
         if request.reading_ms is not None:
             return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
-        slack_ms = request.slack_ms(now_s) / limits.slowdown
+        slack_ms, window_s = request.slack_ms(now_s), self.controller.queue_window_s
+        if window_s is None:  # a policy that does not see who waits is given what they leave
+            slack_ms = min(slack_ms, self._room_ms(request, now_s, limits))
+        slack_ms /= limits.slowdown
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
         reading = Reading(budget_ms, limits.max_phi, slack_ms, *more)
-        if (window_s := self.controller.queue_window_s) is not None:
+        if window_s is not None:
             reading = reading._replace(
                 waiting=len(self._queue) + 1,
                 rate_per_s=self.arrivals.at(now_s, window_s),
                 slowdown=limits.slowdown,
             )
         return self.controller.step(reading)
+
+    def _room_ms(self, request: Request, now_s: float, limits: Limits) -> float:
+        """Return what a run may take so that none of the same priority that waits behind it gets late.
+
+        Those are taken to be answered as quickly as they may be; whom even that would not save has no say.
+        """
+        rank, typical = request.priority or DEFAULT_PRIORITY, self.typical_ms
+        quickest_ms = min(typical) * limits.slowdown
+        room_ms, work_ms = math.inf, 0.0
+        for other_rank, deadline_s, _, other in self._queue:
+            if other_rank != rank:
+                break
+            run_ms = quickest_ms if other.phi is None else typical[other.phi] * limits.slowdown
+            left_ms = (deadline_s - now_s) * 1e3 - work_ms - run_ms
+            if left_ms >= quickest_ms:
+                room_ms = min(room_ms, left_ms)
+                work_ms += run_ms
+        return room_ms
 
     def _check(self, request: Request) -> None:
         """Raise `InvalidRequest` for what no variant of the ladder can answer, whatever the limits."""

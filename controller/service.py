@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import Config
-from ..errors import Draining, NotReady, RequestError, WorkerLost, from_code
+from ..errors import Draining, NotReady, RequestError, TooLarge, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
 from ..policies.resident import ResidentTable
-from . import flight, protocol, worker
+from . import flight, worker
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
 from .history import History
@@ -108,7 +108,8 @@ class Service:
             self._update_limits,
         )
         self.tallies = [Tally() for _ in profile.variants]
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
         self._keys = 0
@@ -131,6 +132,8 @@ class Service:
         self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
     ) -> None:
         """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
+        if tensor.nbytes > (limit := int(self.config.zmq.max_message_mb * 1e6)):
+            raise TooLarge(f"a tensor has at most {limit} bytes (zmq.max_message_mb)")
         now_s = self._now()
         arrived_s = now_s if arrived_s is None else arrived_s
         deadline_ms = infer.deadline_ms
@@ -191,9 +194,10 @@ class Service:
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
         header = worker.Run(
-            self._keys, decision.phi, request.top, tensor.dtype.name, tensor.shape, keep
+            self._keys, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep
         )
-        self.supervisor.send(protocol.encode(worker.RUN, header, tensor)[1:])
+        self.supervisor.send(worker.RUN, header, tensor)
+        self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
 
     def _free(self) -> None:
         self.running = None
@@ -306,7 +310,7 @@ class Service:
         if wanted is not None and wanted != self._ordered:
             log.info("memory is for φ = %s", ", ".join(map(str, sorted(wanted))))
             header = worker.Kept(tuple(sorted(wanted)))
-            self.supervisor.send(protocol.encode(worker.KEEP, header)[1:])
+            self.supervisor.send(worker.KEEP, header)
         self._ordered = wanted
 
     def _busy_ms(self, now_s: float) -> float:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..model_zoo.profile import Costs
 from ..policies.battery import BatteryTable
+from ..policies.committee import Committee
 from ..policies.lookup import Policy
 from ..policies.queued import Queued, QueuePolicy
 from ..policies.resident import ResidentTable
@@ -127,6 +128,11 @@ class Controller:
         if self._watched and isinstance(self.policy, WatchedTable):
             self.policy.observe(on_time)
         return self.certificate
+
+    def prepare(self) -> None:
+        """Let a policy that learns do now what the next step would have to; no decision depends on it."""
+        if isinstance(self.policy, Committee):
+            self.policy.prepare()
 
     def pin(self, phi: int) -> Decision:
         """Make `phi` the active variant without asking the policy."""

@@ -8,14 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-import zmq
+from numpy.typing import NDArray
 
-from .pump import Pump
+from .channel import FrontEnd, OnMessage
 from .worker import Orders
 
 log = logging.getLogger("adaphi")
@@ -24,27 +22,26 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 
 
 class Supervisor:
-    """Keeps one worker process running; messages from it go to `on_message(kind, frames)`.
+    """Keeps one worker process running; messages from it go to `on_message(kind, header, tensor)`.
 
-    Each worker talks over a socket of its own, so nothing of a dead worker can be taken for its
-    successor's. `on_loss(reason)` is called as soon as a worker is gone. Workers that die young are
-    replaced after growing pauses.
+    A request's tensor has at most `place_bytes`. Each worker has a channel of its own, so nothing of a dead
+    worker can be taken for its successor's. `on_loss(reason)` is called as soon as a worker is gone, after
+    what it said last. Workers that die young are replaced after growing pauses.
     """
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
         orders: Orders,
-        on_message: Callable[[bytes, list[Any]], None],
+        place_bytes: int,
+        on_message: OnMessage,
         on_loss: Callable[[str], None],
     ) -> None:
         self.orders = orders
         self.restarts = 0
-        self._context = context
+        self._place_bytes = place_bytes
         self._on_message = on_message
         self._on_loss = on_loss
-        self._folder = TemporaryDirectory(prefix="adaphi-worker-")  # 0700: only we can enter
-        self._pump: Pump | None = None
+        self._channel: FrontEnd | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._pause_s = FIRST_PAUSE_S
@@ -59,9 +56,14 @@ class Supervisor:
         """Start the first worker, and from now on replace those that die."""
         self._task = asyncio.create_task(self._keep_one())
 
-    def send(self, frames: list[Any]) -> bool:
-        """Send to the worker; return False if there is none."""
-        return self._pump is not None and self._pump.send(frames)
+    def send(
+        self,
+        kind: bytes,
+        header: msgspec.Struct | None = None,
+        tensor: NDArray[Any] | None = None,
+    ) -> bool:
+        """Send to the worker; return False if there is none. A `tensor` replaces the one sent before."""
+        return self._channel is not None and self._channel.send(kind, header, tensor)
 
     def proved_well(self) -> None:
         """Note that the worker works, so that its successor would be started without a pause."""
@@ -85,30 +87,26 @@ class Supervisor:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        if self._pump is not None:
-            self._pump.close()
-        self._folder.cleanup()
+        if self._channel is not None:
+            self._channel.close()
 
     async def _keep_one(self) -> None:
-        for number in range(1_000_000_000):
-            address = f"ipc://{Path(self._folder.name) / str(number)}"
-            socket = self._context.socket(zmq.PAIR)
-            socket.linger = 0
-            socket.bind(address)
-            self._pump = Pump(socket, lambda frames: self._on_message(frames[0].bytes, frames[1:]))
-            orders = msgspec.structs.replace(self.orders, address=address)
+        while True:
+            self._channel = channel = FrontEnd(self._on_message, self._place_bytes)
+            orders = msgspec.structs.replace(self.orders, channel=channel.theirs)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "adaphi.controller.worker",
                 msgspec.json.encode(orders).decode(),
                 stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=channel.theirs,
             )
+            channel.hand_over()
             log.info("started worker %d", self._process.pid)
             code = await self._process.wait()
-            # What the worker said last may still be on its way: a reason is worth a moment.
-            await asyncio.sleep(0.02)
-            self._pump.close()
+            channel.drain()
+            channel.close()
             self.restarts += 1
             self._on_loss(f"exit code {code}" if code >= 0 else f"signal {-code}")
             await asyncio.sleep(self._pause_s)

@@ -1,7 +1,8 @@
 """The worker process: the only place that runs models. The front may kill it at any instant.
 
-It connects to the front's socket, loads and warms the ladder, measures a profile if it was given none,
-and then runs one request after the other. Messages are [kind, msgpack header, tensor?]:
+It inherits its end of a channel, loads and warms the ladder, measures a profile if it was given none,
+and then runs one request after the other. Messages are a kind and a header; a request's tensor lies in the
+channel's shared memory, an answer's follows its header:
 
     front → worker    R run · = have these resident · L load a variant behind the runs · E evict one
                       ? what is resident: a sign of life
@@ -9,25 +10,25 @@ and then runs one request after the other. Messages are [kind, msgpack header, t
                       K what is resident, when asked or where that changed between two runs
                       O an ordered load has ended
 
-It ends when the front is gone: the socket is polled with a timeout and the parent's id is checked.
+It ends when the front is gone: the channel says so, and on Linux the kernel kills it, also where it hangs.
 """
 
 from __future__ import annotations
 
-import os
+import ctypes
+import math
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import zmq
-from numpy.typing import NDArray
 
 from ..errors import AdaphiError, RequestError
 from ..model_zoo.profile import Profile
-from .protocol import decode, encode, tensor_of
+from .channel import WorkerEnd
+from .protocol import decode
 
 if TYPE_CHECKING:
     from ..model_zoo.choosing import Measured
@@ -43,7 +44,7 @@ PROGRESS, FATAL, UP, DONE, FAILED, KEPT, LOADED = b"P", b"F", b"U", b"D", b"X", 
 class Orders(msgspec.Struct, kw_only=True):
     """What a worker is told on its command line, as JSON."""
 
-    address: str
+    channel: tuple[int, int] = (-1, -1)  # the descriptors that it inherits
     ladder: str
     quality: tuple[float, ...] | None = None
     profile: Profile | None = None
@@ -136,37 +137,43 @@ def main(orders_json: str) -> None:
     """Run a worker until the front is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front's to handle
     orders = msgspec.json.decode(orders_json, type=Orders)
-    context = zmq.Context()
-    socket = context.socket(zmq.PAIR)
-    socket.linger = 1000
-    socket.connect(orders.address)
-    front = os.getppid()
+    _end_with_the_front()
+    front = WorkerEnd(*orders.channel)
     try:
-        pool = _start(orders, socket)
+        pool = _start(orders, front)
         if pool is not None:
-            _serve(socket, pool, front)
+            _serve(front, pool)
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
+        pass
     finally:
-        socket.close()
-        context.term()
+        front.close()
 
 
-def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
+def _end_with_the_front() -> None:
+    """Have the kernel kill this process when its parent dies, where it can."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _start(orders: Orders, front: WorkerEnd) -> WarmPool | None:
     """Load, warm and, if need be, measure; say `UP` and return the pool, or say `FATAL`."""
     try:
         from ..model_zoo.allocator import tune_allocator
         from ..model_zoo.backends import get_backend
         from ..model_zoo.choosing import settle_backend
         from ..model_zoo.ladders import get_ladder
-        from ..model_zoo.pool import WarmPool
+        from ..model_zoo.pool import WarmPool, soften_loads
+        from ..model_zoo.profiling import pool_of
 
         tune_allocator()
-        ladder = get_ladder(orders.ladder, quality=orders.quality)
+        ladder = get_ladder(orders.ladder, quality=orders.quality, profile=orders.profile)
         backend, compared = settle_backend(
             orders.backend,
             ladder,
             orders.profile,
             threads=orders.threads,
-            progress=lambda *step: _tell(socket, PROGRESS, Progress(*step)),
+            progress=lambda *step: front.tell(PROGRESS, Progress(*step)),
         )
         pool = WarmPool(
             ladder,
@@ -174,16 +181,18 @@ def _start(orders: Orders, socket: zmq.Socket[bytes]) -> WarmPool | None:
             memory_limit_bytes=orders.memory_limit_bytes,
             known_bytes=[v.memory_bytes for v in orders.profile.variants] if orders.profile else (),
         )
-        profile = orders.profile or _measure(orders, pool, socket, compared)
+        soften_loads(pool)
+        profile = orders.profile or _measure(orders, pool, front, compared)
+        pool = pool_of(profile, pool)
         pool.load_all()
         _warm_up(pool)
     except AdaphiError as error:
-        _tell(socket, FATAL, Fatal(error.message, error.help))
+        front.tell(FATAL, Fatal(error.message, error.help))
         return None
     except Exception as error:  # whatever it is, the front has to hear of it in one line
-        _tell(socket, FATAL, Fatal(f"{type(error).__name__}: {error}"))
+        front.tell(FATAL, Fatal(f"{type(error).__name__}: {error}"))
         return None
-    _tell(socket, UP, Up(profile, tuple(sorted(pool.resident))))
+    front.tell(UP, Up(profile, tuple(sorted(pool.resident))))
     return pool
 
 
@@ -196,7 +205,7 @@ def _warm_up(pool: WarmPool) -> None:
 
 
 def _measure(
-    orders: Orders, pool: WarmPool, socket: zmq.Socket[bytes], compared: Sequence[Measured]
+    orders: Orders, pool: WarmPool, front: WorkerEnd, compared: Sequence[Measured]
 ) -> Profile:
     from ..model_zoo.profiling import measure
 
@@ -206,62 +215,61 @@ def _measure(
         cold_rounds=1,
         conditions={"threads": orders.threads},
         compared=compared,
-        progress=lambda done, total, what: _tell(socket, PROGRESS, Progress(done, total, what)),
+        progress=lambda done, total, what: front.tell(PROGRESS, Progress(done, total, what)),
     )
 
 
-def _serve(socket: zmq.Socket[bytes], pool: WarmPool, front: int) -> None:
+def _serve(front: WorkerEnd, pool: WarmPool) -> None:
     told = pool.resident
     ordered: set[int] = set()
-    while os.getppid() == front:
-        if not socket.poll(LOADING_POLL_MS if pool.loading or ordered else IDLE_POLL_MS):
+    while True:
+        if not front.wait(LOADING_POLL_MS if pool.loading or ordered else IDLE_POLL_MS):
             if pool.resident != told:
-                told = _tell_kept(socket, pool)
+                told = _tell_kept(front, pool)
         else:
-            kind, *frames = socket.recv_multipart(copy=False)
-            if kind.bytes == RUN:
-                header, *tensor = frames
-                _run(socket, pool, decode(Run, header.bytes), tensor)
-            elif kind.bytes == LOAD:
-                ordered.add(phi := decode(Load, frames[0].bytes).phi)
+            kind, header = front.receive()
+            if kind == RUN:
+                _run(front, pool, decode(Run, header))
+            elif kind == LOAD:
+                ordered.add(phi := decode(Load, header).phi)
                 pool.load_behind(phi)
             else:
-                if kind.bytes == KEEP:
-                    pool.keep(frozenset(decode(Kept, frames[0].bytes).resident))
-                elif kind.bytes == EVICT:
-                    pool.evict(decode(Evict, frames[0].bytes).phi)
-                told = _tell_kept(socket, pool)  # and so is what only asked
-        ordered = {phi for phi in ordered if not _tell_if_loaded(socket, pool, phi)}
+                if kind == KEEP:
+                    pool.keep(frozenset(decode(Kept, header).resident))
+                elif kind == EVICT:
+                    pool.evict(decode(Evict, header).phi)
+                told = _tell_kept(front, pool)  # and so is what only asked
+        ordered = {phi for phi in ordered if not _tell_if_loaded(front, pool, phi)}
 
 
-def _tell_kept(socket: zmq.Socket[bytes], pool: WarmPool) -> frozenset[int]:
+def _tell_kept(front: WorkerEnd, pool: WarmPool) -> frozenset[int]:
     resident = pool.resident
-    _tell(socket, KEPT, Kept(tuple(sorted(resident))))
+    front.tell(KEPT, Kept(tuple(sorted(resident))))
     return resident
 
 
-def _tell_if_loaded(socket: zmq.Socket[bytes], pool: WarmPool, phi: int) -> bool:
+def _tell_if_loaded(front: WorkerEnd, pool: WarmPool, phi: int) -> bool:
     """Say how an ordered load ended, if it has; begin it again where another set was put before it."""
     resident = pool.resident
     error = "" if phi in resident else pool.failures.get(phi, "")
     if phi in resident or error:
-        _tell(socket, LOADED, Loaded(phi, tuple(sorted(resident)), error))
+        front.tell(LOADED, Loaded(phi, tuple(sorted(resident)), error))
         return True
     if not pool.loading:
         pool.load_behind(phi)
     return False
 
 
-def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any]) -> None:
+def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
     try:
-        x = tensor_of(run, frames)
+        x = np.frombuffer(front.place, run.dtype, math.prod(run.shape)).reshape(run.shape)
         result = pool.run(run.phi, x, keep=None if run.keep is None else frozenset(run.keep))
         top = result.runner.labels(result.output, run.top) if run.top else ()
     except RequestError as error:
-        _tell(socket, FAILED, Failed(run.key, error.code, error.message))
+        front.tell(FAILED, Failed(run.key, error.code, error.message))
         return
     except Exception as error:  # a model may raise anything; one request fails, the worker goes on
-        _tell(socket, FAILED, Failed(run.key, "model_failed", f"{type(error).__name__}: {error}"))
+        front.tell(FAILED, Failed(run.key, "model_failed", f"{type(error).__name__}: {error}"))
         return
     output = np.ascontiguousarray(result.output)
     done = Done(
@@ -273,16 +281,7 @@ def _run(socket: zmq.Socket[bytes], pool: WarmPool, run: Run, frames: list[Any])
         shape=output.shape,
         top=top,
     )
-    _tell(socket, DONE, done, output)
-
-
-def _tell(
-    socket: zmq.Socket[bytes],
-    kind: bytes,
-    header: msgspec.Struct,
-    tensor: NDArray[Any] | None = None,
-) -> None:
-    socket.send_multipart(encode(kind, header, tensor)[1:])
+    front.tell(DONE, done, output)
 
 
 if __name__ == "__main__":

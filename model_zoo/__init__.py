@@ -4,7 +4,17 @@ The data types import no torch; backends and the warm pool do, and live in their
 """
 
 from .ladders import get_ladder
+from .own import OwnVariant
 from .profile import Costs, Latency, Profile, VariantProfile
 from .variants import Ladder, Variant
 
-__all__ = ["Costs", "Ladder", "Latency", "Profile", "Variant", "VariantProfile", "get_ladder"]
+__all__ = [
+    "Costs",
+    "Ladder",
+    "Latency",
+    "OwnVariant",
+    "Profile",
+    "Variant",
+    "VariantProfile",
+    "get_ladder",
+]

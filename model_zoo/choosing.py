@@ -1,7 +1,8 @@
 """The backend `auto`: every installed backend runs the ladder, and the fastest that answers right is taken.
 
-Right is what torch answers: another backend's output for the example picture may differ by
-`TOLERANCE`. Fastest is the smallest geometric mean over the variants, so that each counts alike.
+Right is what torch answers in fp32: another backend's output for the example picture may differ by
+`TOLERANCE`. torch runs no int8 variant, so of a ladder that has some it only says what is right. Fastest is
+the smallest geometric mean over the variants, so that each counts alike.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ def settle_backend(
     """Return the name of the backend to use, and what was measured for that.
 
     None and `auto` mean the one that the profile was measured with. Without a profile None is torch, and
-    `auto` the best of what is installed.
+    `auto` the best of what is installed. A ladder of the user's own code is its own backend.
     """
+    if ladder.variants[0].weights == "own":
+        return "own", ()
     if wanted is not None and wanted != AUTO:
         if profile is not None and profile.backend != wanted:
             log.warning("the profile was measured with %s: %s runs", profile.backend, wanted)
@@ -108,18 +111,23 @@ def compare(
         }
         for variant in ladder.variants:
             tell(variant.phi, len(ladder), f"{' against '.join(trials)}, {variant.name}")
-            for name in list(trials):
+            exact = variant.precision == "fp32"
+            able = {name: trial for name, trial in trials.items() if exact or name != "torch"}
+            for name in list(able):
                 try:
-                    told = trials[name].ask(variant.phi, 1)
+                    told = able[name].ask(variant.phi, 1)
                 except LadderError as error:
                     refused[name] = error.message
-                    del trials[name]
-                else:
+                    del trials[name], able[name]
+                    continue
+                if exact:
                     outputs[name].append(np.array(told.output))
             for name, taken in zip(
-                trials, in_turn(list(trials.values()), variant.phi, ROUNDS, RUNS), strict=True
+                able, in_turn(list(able.values()), variant.phi, ROUNDS, RUNS), strict=True
             ):
                 samples[name].append(median(taken))
+    if any(variant.precision != "fp32" for variant in ladder.variants):
+        refused.setdefault("torch", "it runs no int8 variant")
     return tuple(
         _judged(name, samples[name], outputs[name], outputs["torch"], refused.get(name, ""))
         for name in backends

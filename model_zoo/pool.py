@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence, Set
@@ -16,6 +17,9 @@ from .backends import Array, Backend, Runner
 from .variants import Ladder
 
 log = logging.getLogger("adaphi")
+
+SWITCH_INTERVAL_S = 1e-4
+"""How long a thread that loads keeps the interpreter's lock from one that runs a model."""
 
 
 class Run(NamedTuple):
@@ -80,6 +84,12 @@ class WarmPool:
         """Return the resident runner of `phi`; raise KeyError if it is not resident."""
         return self._runners[phi]
 
+    def prepare(self) -> None:
+        """Bring in what all variants share; the first load does it if nobody did."""
+        if not self._prepared:
+            self.backend.prepare()
+            self._prepared = True
+
     def load(self, phi: int) -> float:
         """Make `phi` resident and warm; return the milliseconds it took (0 if it was already).
 
@@ -92,9 +102,7 @@ class WarmPool:
             if phi in self._runners:
                 return 0.0
             self._make_room(self.memory_bytes(phi), phi)
-            if not self._prepared:
-                self.backend.prepare()
-                self._prepared = True
+            self.prepare()
             before = _resident_set_bytes()
             runner = self.backend.build(self.ladder.variants[phi])
             runner(runner.example)  # the first call allocates and chooses kernels
@@ -153,14 +161,17 @@ class WarmPool:
             self.evict(other)
 
     def _take(self, phi: int) -> Runner:
-        """Return the runner of `phi`, loaded if need be, as the one used last."""
+        """Return the runner of `phi`, loaded if need be, as the one used last.
+
+        One that is resident does not wait for another's load to end.
+        """
         while True:
-            self.load(phi)
             with self._changing:
                 runner = self._runners.pop(phi, None)
-                if runner is not None:  # else a load behind has just made room of it
+                if runner is not None:
                     self._runners[phi] = runner
                     return runner
+            self.load(phi)  # a load behind may make room of it again
 
     def _load_behind(self, phis: list[int]) -> None:
         self._behind = phis
@@ -189,6 +200,21 @@ class WarmPool:
             )
         while self._runners and wanted_bytes + sum(map(self.memory_bytes, self._runners)) > limit:
             self.evict(next(iter(self._runners)))
+
+
+def soften_loads(pool: WarmPool) -> None:
+    """Make this process one in which runs go on while variants are loaded and evicted: a worker, say.
+
+    Call it before anything is loaded, in a process that is the pool's own.
+    """
+    # A loading thread runs Python, and a forward gives the interpreter's lock away with every operator:
+    # by default it would wait up to 5 ms to get it back, each time.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    pool.prepare()
+    # The frameworks' objects are there to stay. Looking through all of them, at an eviction or whenever a
+    # load makes many objects, would stop everything for a tenth of a second.
+    gc.collect()
+    gc.freeze()
 
 
 def _resident_set_bytes() -> int:

@@ -6,6 +6,9 @@ the median of `now` after `previous` minus the median of `now` after itself, nev
 does not admit the whole ladder, each pair has a series of its own; two variants that do not fit together
 never switch hot, and their stall is written as 0. Cold stalls are load + first run minus the median warm
 run, measured by evicting and loading again.
+
+Of a ladder of candidates every one is measured; the profile holds those that no other one beats. An int8
+variant's quality is a published figure, so how often it names fp32's first class is counted beside it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,22 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
+from ..errors import LadderError
 from .backends import Array
+from .calibration import calibration_pictures
 from .choosing import Measured
 from .energy import RaplMeter
+from .frontier import undominated
+from .ladders import fitted
 from .pool import WarmPool
 from .profile import Latency, Profile, VariantProfile
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being measured)."""
+
+
+LEAST_AGREEMENT = 0.75
+"""With fp32's first class, on calibration pictures: below it, int8 is not to be trusted on this processor."""
 
 
 def measure(
@@ -41,7 +52,8 @@ def measure(
 
     Each round runs every ordered pair of variants once: M² runs. `conditions` goes into the profile
     beside what is added here, and so does what was `compared` to choose the backend. Energy is None where
-    `meter` finds no counter.
+    `meter` finds no counter. Of candidates, the profile has fewer variants than the pool: `pool_of` makes one
+    that fits.
     """
     count = len(pool.ladder)
     meter = RaplMeter() if meter is None else meter
@@ -80,11 +92,12 @@ def measure(
         for phi in range(count):
             step(f"energy of {pool.ladder.variants[phi].name}")
             energy[phi] = _energy_mj(pool, phi, inputs[phi], meter)
+    agreement = _agreement(pool)
     pool.load_all()
     if progress is not None:
         progress(total, total, "done")
 
-    return Profile(
+    profile = Profile(
         ladder=pool.ladder.name,
         device=device_name(),
         backend=pool.backend.name,
@@ -108,6 +121,7 @@ def measure(
             "input": "×".join(map(str, inputs[0].shape)) + f" {inputs[0].dtype}",
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"compared": "; ".join(map(str, compared))} if compared else {}),
+            **agreement,
             **(conditions or {}),
         },
         origin={
@@ -118,6 +132,44 @@ def measure(
             "quality": "/".join(sorted({v.quality_origin for v in pool.ladder.variants})),
         },
     )
+    return undominated(profile) if pool.ladder.candidates else profile
+
+
+def pool_of(profile: Profile, pool: WarmPool) -> WarmPool:
+    """Return a pool of the profile's variants: `pool` itself, or a new one where candidates were dropped."""
+    if not pool.ladder.candidates:
+        return pool
+    for phi in pool.resident:
+        pool.evict(phi)
+    return WarmPool(
+        fitted(pool.ladder, profile), pool.backend, memory_limit_bytes=pool.memory_limit_bytes
+    )
+
+
+def _agreement(pool: WarmPool) -> dict[str, str]:
+    """Return on how many pictures each int8 variant names the class that its network names in fp32.
+
+    Raises `LadderError` where it is less than `LEAST_AGREEMENT`.
+    """
+    whole = {v.network: v.phi for v in pool.ladder.variants if v.precision == "fp32"}
+    said = []
+    for variant in pool.ladder.variants:
+        trained = variant.weights != "none"
+        if variant.precision == "fp32" or variant.network not in whole or not trained:
+            continue
+        pictures = calibration_pictures(variant.calibration)
+        int8, fp32 = (
+            [int(pool.run(phi, picture).output.argmax()) for picture in pictures]
+            for phi in (variant.phi, whole[variant.network])
+        )
+        same = sum(a == b for a, b in zip(int8, fp32, strict=True))
+        if same < LEAST_AGREEMENT * len(pictures):
+            raise LadderError(
+                f"{variant.name} agrees with fp32 on {same} of {len(pictures)} pictures alone",
+                help="use another backend, or a ladder without int8",
+            )
+        said.append(f"{variant.name} on {same} of {len(pictures)}")
+    return {"agreement_with_fp32": "; ".join(said)} if said else {}
 
 
 def _example(pool: WarmPool, phi: int) -> Array:

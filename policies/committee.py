@@ -26,9 +26,10 @@ lead by more than what the committee reckons changing to it costs now (the stall
 above all): rent before you buy, as in metrical task systems. Rules are handicapped by two units, some two
 late answers.
 
-Decisions are causal: a step uses readings up to itself. Time is in costs of φ = 0. docs/policy.md tells what
-was tried, with the figures. Ladders are short, so a step's sums are over lists: arrays of three would take
-four times as long.
+Decisions are causal: a step uses readings up to itself. What does not depend on its reading, the refreshes
+above all, can be done before it comes (`prepare`). Time is in costs of φ = 0. docs/policy.md tells what was
+tried, with the figures. Ladders are short, so a step's sums are over lists: arrays of three would take four
+times as long.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ class _Now:
         self.leader = 0
         self.steps = 0
         self.fresh = True
+        self.prepared = True
 
     def restart(self) -> None:
         """Begin another series with φ = 0 active."""
@@ -212,7 +214,9 @@ class Committee:
 
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading, after learning from the step that led to it."""
+        self.prepare()
         now, budget = self._now, reading_ms / self._unit_ms
+        now.prepared = False
         log_budget = round(math.log(max(budget, self._least)), _DIGITS)
         if not now.fresh:
             gain = [
@@ -226,16 +230,27 @@ class Committee:
         fall = bisect_right(self._thresholds, log_budget)
         for chain in now.chains:
             chain.observe(log_budget, fall)
-        turn, rest = divmod(now.steps, REFRESH_STEPS // len(now.chains))
-        if not rest:
-            self._refresh(now.chains[turn % len(now.chains)])
-        now.steps += 1
         reach = now.forecast.predict(log_budget, [chain.reaches() for chain in now.chains])
         payoff = [
             [late + reach[place] * (on_time - late) for _, place, on_time, late in row]
             for row in self._choices
         ]
         return self._choose(payoff, reading_ms, active)
+
+    def prepare(self) -> None:
+        """Do what the next decision needs and its reading does not change; `decide` does it if nobody did.
+
+        Whoever has time between two decisions may call this: no decision depends on whether it was called.
+        """
+        now = self._now
+        if now.prepared:
+            return
+        now.prepared = True
+        now.forecast.prepare()
+        turn, rest = divmod(now.steps, REFRESH_STEPS // len(now.chains))
+        if not rest:
+            self._refresh(now.chains[turn % len(now.chains)])
+        now.steps += 1
 
     def reset(self) -> None:
         """Go back to what was learned from the history."""

@@ -96,6 +96,10 @@ class Forecast:
         self._steps += 1
         self._mixture.learn(answers)
 
+    def prepare(self) -> None:
+        """Do the part of the next `learn` that does not depend on the budget; it would be done there."""
+        self._mixture.prepare()
+
     def predict(self, log_budget: float, more: list[list[float]]) -> list[float]:
         """Return Pr[B′ ≥ θ_j], J values, after this budget; `more` are J probabilities a sign."""
         pasts = [
@@ -220,31 +224,44 @@ class Mixture:
         self._x = np.ones((rows, signs + 1))
         self._p = [0.5] * rows
         self._learned = 0
+        self._prepared = self._forgets = False
+        self._towards = np.zeros_like(
+            self._weights
+        )  # where an answer moves the weights, for each error
 
     def predict(self, logits: Floats) -> list[float]:
         """Return J probabilities for logits (n, J), made to fall with the threshold."""
+        self._prepared = False
         self._x[:, :-1] = logits.T
         sums = (self._weights * self._x).sum(axis=1).tolist()
         self._p = [1 / (1 + math.exp(-min(max(z, -9.0), 9.0))) for z in sums]
         return list(accumulate(self._p, min))
 
-    def learn(self, answers: list[float]) -> None:
-        """Take the answers, J times 1 or 0, to what was predicted last."""
-        s = np.matmul(self._spread, self._x[:, :, None])[:, :, 0]
-        gains, shrinks = [], []
-        sums = (s * self._x).sum(axis=1).tolist()
-        for p, answer, unsure in zip(self._p, answers, sums, strict=True):
-            h = max(p * (1 - p), _LEAST_VARIANCE)
-            whole = 1 + h * max(unsure, 0.0)
-            gains.append((answer - p) / whole)
-            shrinks.append(h / whole)
-        self._weights += s * np.array(gains)[:, None]
-        np.multiply((s * np.array(shrinks)[:, None])[:, :, None], s[:, None, :], out=self._change)
-        self._spread -= self._change
-        self._learned += 1
-        if self._learned % _FORGETS_EVERY == 0:
+    def prepare(self) -> None:
+        """Do the part of `learn` that is the same whatever the answers; `learn` does it if nobody did."""
+        if self._prepared:
+            return
+        self._prepared = True
+        if self._forgets:
+            self._forgets = False
             narrow = np.trace(self._spread, axis1=1, axis2=2) < self._widest
             self._spread *= np.where(narrow, FORGETTING**-_FORGETS_EVERY, 1.0)[:, None, None]
+        s = np.matmul(self._spread, self._x[:, :, None])[:, :, 0]
+        unsure = np.maximum((s * self._x).sum(axis=1), 0.0)
+        p = np.array(self._p)
+        h = np.maximum(p * (1 - p), _LEAST_VARIANCE)
+        shrinks = h / (1 + h * unsure)
+        self._towards = s / (1 + h * unsure)[:, None]
+        np.multiply((s * shrinks[:, None])[:, :, None], s[:, None, :], out=self._change)
+
+    def learn(self, answers: list[float]) -> None:
+        """Take the answers, J times 1 or 0, to what was predicted last."""
+        self.prepare()
+        errors = [answer - p for answer, p in zip(answers, self._p, strict=True)]
+        self._weights += self._towards * np.array(errors)[:, None]
+        self._spread -= self._change
+        self._learned += 1
+        self._forgets = self._learned % _FORGETS_EVERY == 0
 
 
 _KEEP = np.exp2(-1 / np.array(FREQUENCIES_STEPS))[:, None]

@@ -12,7 +12,7 @@ the reward a second, and the text of `artefact` with deadline, prices and finger
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,27 +89,21 @@ class QueuePlan:
         factors = np.asarray(slowdowns, dtype=np.float64)
         # No more can wait in vain than the quickest variant could serve in time.
         most = int(np.clip(deadline_ms / (quickest_ms * factors.min()) + 2, max(batches) + 1, 32))
-        solutions: list[QueueSolution] = []
-        for factor in factors:
-            for rate in levels:
-                mdp = QueueMDP(
-                    costs,
-                    deadline_ms=deadline_ms,
-                    worlds=[[factor, rate]],
-                    max_waiting=most,
-                    slack_bins=slack_bins,
-                    batches=batches,
-                    miss_cost=miss_cost,
-                    switch_cost=switch_cost,
-                )
-                start = solutions[-1].value if solutions else None  # its neighbour's is near
-                solutions.append(mdp.solve(_SETTLED, start=start))
+        mdps = (
+            QueueMDP(
+                costs, deadline_ms=deadline_ms, worlds=[[factor, rate]], max_waiting=most,
+                slack_bins=slack_bins, batches=batches, miss_cost=miss_cost, switch_cost=switch_cost,
+            )
+            for factor in factors
+            for rate in levels
+        )  # fmt: skip
+        solutions, decisions = _solve_each(mdps)
         shape = (len(factors), len(levels))
         table = np.stack([s.policy[0] for s in solutions]).astype(np.uint8)  # −1 becomes 255
         return cls(
             slowdowns=factors,
             rates_per_s=levels,
-            decisions=np.array(mdp.decisions),
+            decisions=np.array(decisions),
             table=table.reshape(*shape, *table.shape[1:]),
             bounds=np.array([s.bounds for s in solutions]).reshape(*shape, 2),
             deadline_ms=float(deadline_ms),
@@ -163,6 +157,19 @@ class QueuePlan:
         if not fits:
             raise PolicyError("the policy's arrays do not fit together")
         return plan
+
+
+def _solve_each(
+    mdps: Iterable[QueueMDP],
+) -> tuple[list[QueueSolution], list[tuple[int, int]]]:
+    """Return the solutions, each begun from its neighbour's value, and the decisions of them all."""
+    solutions: list[QueueSolution] = []
+    decisions: list[tuple[int, int]] = []
+    for mdp in mdps:
+        start = solutions[-1].value if solutions else None
+        solutions.append(mdp.solve(_SETTLED, start=start))
+        decisions = mdp.decisions
+    return solutions, decisions
 
 
 class QueueTable(QueuePolicy):

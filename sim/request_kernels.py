@@ -149,6 +149,30 @@ def _place_of(
 
 
 @njit(cache=True, nogil=True)
+def _room(
+    head: int,
+    queue: Numbers,
+    first: int,
+    waiting: int,
+    deadline: Floats,
+    rank: Numbers,
+    now: float,
+    quickest: float,
+) -> float:
+    """Return `Scheduler._room_ms`: what a run may take for those of its rank that wait behind it."""
+    room, work = np.inf, 0.0
+    for place in range(first, first + waiting):
+        number = queue[place]
+        if rank[number] != rank[head]:
+            break
+        left = (deadline[number] - now) * 1e3 - work - quickest
+        if left >= quickest:
+            room = min(room, left)
+            work += quickest
+    return room
+
+
+@njit(cache=True, nogil=True)
 def _run(
     arrived: Floats,
     deadline: Floats,
@@ -222,11 +246,13 @@ def _run(
             if quickest * slow > slack:
                 outcome[head] = SHED
                 continue
-            budget, limit = slack / slow, world.budget_ms[budget_at]
+            room = _room(head, queue, first, waiting, deadline, rank, now, quickest * slow)
+            slack = min(slack, room) / slow
+            budget, limit = slack, world.budget_ms[budget_at]
             if limit < np.inf:
                 budget = min(budget, limit / slow)
             cap = world.max_phi[budget_at]
-            chosen = _decide(table, edges, need, active, budget, cap, slack / slow)
+            chosen = _decide(table, edges, need, active, budget, cap, slack)
             while slow_at + 1 < len(world.slow_s) and world.slow_s[slow_at + 1] <= now:
                 slow_at += 1
             takes = (service[head, chosen] + stall[active, chosen]) * world.slow[slow_at]

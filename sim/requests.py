@@ -278,7 +278,7 @@ class _Daemon:
         self.filter.observe(measured_ms, self._typical_ms(start), now_s)
         self._read_sensors(now_s)
         self.limits = self.limits._replace(slowdown=self._slowdown(now_s))
-        for request in (start.request, *start.others):
+        for request in start.requests:
             self.done_s[request.ticket] = now_s
             self.outcome[request.ticket] = LATE if now_s > request.deadline_s else OK
         self.running, self.ends_s = None, math.inf
@@ -300,7 +300,7 @@ class _Daemon:
         run_ms *= self.slow_at(now_s)
         self.switches += phi != previous
         self.running, self.ends_s = start, now_s + run_ms / 1e3
-        for request in (start.request, *start.others):
+        for request in start.requests:
             self.phi[request.ticket], self.began_s[request.ticket] = phi, now_s
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -325,7 +325,7 @@ class _Daemon:
 
     def _size(self, start: Start) -> float:
         """Return how many times as long as with one request a run takes."""
-        return 1 + self.growth * len(start.others)
+        return 1 + self.growth * len(start.joined)
 
     def _typical_ms(self, start: Start) -> float:
         return self.typical_ms[start.decision.phi] * self._size(start)

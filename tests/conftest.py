@@ -12,15 +12,42 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 
 MIB = 1 << 20
+IMAGES = Path(__file__).parents[2] / "shared" / "data" / "images"
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache folder for exported models, so that each is made once in a run of the tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Any]:
+    """Return real pictures: ImageNet's where they lie beside the checkout, else scikit-image's."""
+    from adaphi.model_zoo.images import as_image
+
+    if IMAGES.exists():
+        return [as_image(path) for path in sorted(IMAGES.glob("*.jpg"))[::10]]
+    data = pytest.importorskip("skimage.data")
+    return [
+        as_image(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")
+    ]
+
+
+# Timings are not asserted, by hypothesis neither: the machine may be busy.
+settings.register_profile("adaphi", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("adaphi")
 
 
 @pytest.fixture
@@ -151,3 +178,10 @@ def malformed() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return a function that imports a module of benchmarks/, which is no part of an installed package."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    return lambda name: import_module(f"benchmarks.{name}")

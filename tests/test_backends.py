@@ -19,12 +19,11 @@ from adaphi.errors import LadderError
 from adaphi.model_zoo import Ladder, Profile, Variant, choosing, get_ladder
 from adaphi.model_zoo.backends import get_backend, installed_backends
 from adaphi.model_zoo.choosing import Measured, best, settle_backend
-from adaphi.model_zoo.images import as_image, example_image
+from adaphi.model_zoo.images import example_image
 from adaphi.model_zoo.preprocessing import Preprocessing
 
 LITE = get_ladder("efficientnet-lite").variants
 OTHERS = [name for name in installed_backends() if name != "torch"]
-IMAGES = Path(__file__).parents[2] / "shared" / "data" / "images"
 NO_TORCH = """
 import sys, time
 from adaphi import AdaptiveModel
@@ -36,16 +35,6 @@ print(sorted({"torch", "timm"} & set(sys.modules)))
 """
 
 
-def photographs() -> list[Any]:
-    """Return real pictures: ImageNet's where they lie beside the checkout, else scikit-image's."""
-    if IMAGES.exists():
-        return [as_image(path) for path in sorted(IMAGES.glob("*.jpg"))[::10]]
-    data = pytest.importorskip("skimage.data")
-    return [
-        as_image(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")
-    ]
-
-
 def saved_for(backend: str, profile: Profile) -> Profile:
     """Return `profile` as if the default ladder had been measured in `backend`."""
     variants = tuple(msgspec.structs.replace(v, name=LITE[v.phi].name) for v in profile.variants)
@@ -55,12 +44,11 @@ def saved_for(backend: str, profile: Profile) -> Profile:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(exports: Path) -> Iterator[Path]:
     """Let exports go into a folder of the tests' own."""
-    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
+        patch.setenv("XDG_CACHE_HOME", str(exports))
+        yield exports
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +68,12 @@ def stock() -> list[Any]:
 
 @pytest.mark.parametrize("phi", [0, 1, 2])
 @pytest.mark.parametrize("name", ["torch", *OTHERS])
-def test_every_backend_answers_as_stock_timm_does(name: str, phi: int, stock: list[Any]) -> None:
+def test_every_backend_answers_as_stock_timm_does(
+    name: str, phi: int, stock: list[Any], photographs: list[Any]
+) -> None:
     """On real pictures the first class is the same and no logit differs by more than 1e-4."""
     runner = get_backend(name).build(LITE[phi])
-    for picture in photographs():
+    for picture in photographs:
         expected, got = stock[phi](picture), runner(picture)
         assert got.argmax() == expected.argmax()
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)

@@ -36,7 +36,7 @@ def sound(states: int, variants: int, seed: int) -> dict[str, Any]:
 
 
 @given(st.data(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 1000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_number_that_is_wrong_is_named_with_its_place(
     data: st.DataObject, states: int, variants: int, seed: int
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_number_that_is_wrong_is_named_with_its_place(
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_row_that_is_no_distribution_is_named(
     states: int, variants: int, data: st.DataObject
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_row_that_is_no_distribution_is_named(
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shapes_that_do_not_fit_are_told(states: int, variants: int, data: st.DataObject) -> None:
     """One axis too long in any array: the message says which array, what it is, what was expected."""
     problem = sound(states, variants, 0)
@@ -92,7 +92,7 @@ def test_a_discount_outside_0_and_1_is_refused(discount: float) -> None:
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_series_gives_a_chain_or_an_error(series: list[float]) -> None:
     """Two finite budgets ≥ 0 or more: a chain of distributions, solved and certified. Else: one sentence."""
     budgets = np.array(series, dtype=float)

@@ -126,7 +126,7 @@ def with_table(policy: TablePolicy, table: np.ndarray) -> TablePolicy:
     st.floats(0.05, 3.0),
     st.sampled_from([12.0, 18.0, 100.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_policy_is_above_the_bound(drains: list[float], slack: float, budget_ms: float) -> None:
     """Whatever drains, and however little is left: lasting or not, nothing scores above the bound."""
     device, rows = priced(SMALL), trace(budget_ms, drains)

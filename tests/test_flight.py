@@ -63,6 +63,17 @@ def test_what_is_added_is_read_back(profile: Profile, tmp_path: Path) -> None:
     assert decision["time_s"] == 1000.0 and decision["memory_bytes"] == 5e8
 
 
+def test_no_number_is_too_large_to_be_recorded(profile: Profile, tmp_path: Path) -> None:
+    """A deadline of 1e308 ms is recorded as the largest number that fits, with its sign; ∞ and NaN stay."""
+    recorder = FlightRecorder(tmp_path, header(profile))
+    for x in (1e308, -1e308, float("inf"), float("nan"), 3.5):
+        recorder.add(flight.DECISION, slack_ms=x, budget_ms=x)
+    recorder.close()
+    slack = read_recording(tmp_path)[1]["slack_ms"]
+    most = np.finfo(np.float32).max
+    np.testing.assert_array_equal(slack, np.array([most, -most, np.inf, np.nan, 3.5], np.float32))
+
+
 def test_a_recording_never_takes_more_than_its_limit(profile: Profile, tmp_path: Path) -> None:
     """Ten times the limit is written: what is there is the newest part, in order, within the limit."""
     clock, limit_bytes = Clock(), 40_000
@@ -94,7 +105,7 @@ def test_a_burst_beyond_a_segment_is_cut(profile: Profile, tmp_path: Path) -> No
 
 
 @given(st.integers(0, 400))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cut_off_anywhere_it_keeps_every_whole_record(lost_bytes: int) -> None:
     """A crash or a full disk may tear the last record, nothing else."""
     import tempfile
@@ -144,6 +155,33 @@ def test_a_full_disk_stops_nothing(
     decide(recorder, clock, 4.0)
     recorder.close()
     assert recorder.lost == 3
+
+
+@pytest.mark.parametrize("header_bytes", [None, 0, 9])
+def test_a_disk_that_is_full_for_long_takes_nothing_of_what_was_recorded(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header_bytes: int | None
+) -> None:
+    """Segments that cannot even be begun neither push out nor spoil the others."""
+    clock, write = Clock(), os.write
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    decide(recorder, clock, 1.0)
+    recorder.flush(force=True)
+
+    def full(fd: int, data: bytes) -> int:
+        if header_bytes is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, bytes(data)[:header_bytes])
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(20):
+        clock.now_s += 60
+        decide(recorder, clock, 2.0)
+        recorder.flush(force=True)
+    assert recorder.lost == 20 and len(read_recording(tmp_path)[1]) == 1
+    monkeypatch.setattr(os, "write", write)
+    recorder.close()
+    (tmp_path / "flight-000099.rec").write_bytes(b'{"sch')  # killed while it began a segment
+    assert len(read_recording(tmp_path)[1]) == 1
 
 
 def test_a_disk_that_fills_in_the_middle_tears_one_record(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from adaphi.model_zoo import Profile
 from adaphi.policies.chain import fit_chain
+from adaphi.policies.committee import Committee
 from adaphi.policies.forecast import Forecast, Mixture, Residuals
+from adaphi.policies.frame import Objective
 
 
 def test_a_forecast_finds_the_probabilities_of_independent_budgets() -> None:
@@ -70,3 +73,21 @@ def test_a_prior_knows_that_high_budgets_fall() -> None:
     places = np.arange(len(chain.prior))
     ahead = chain.prior @ places
     assert ahead[0] > 4 and ahead[-1] < len(places) - 5
+
+
+def test_preparing_changes_no_decision(profile: Profile) -> None:
+    """What is done between two decisions is what the next one would have done itself."""
+    random = np.random.default_rng(1)
+    budgets = (20 * np.exp(random.normal(0, 0.4, 400).cumsum() / 8)).tolist()
+    lazy = Committee(profile.costs(), Objective(), [np.array(budgets[:50]) / 10])
+    eager = Committee(profile.costs(), Objective(), [np.array(budgets[:50]) / 10])
+    for begun in range(2):
+        active = 0
+        for budget in budgets:
+            for _ in range(int(random.integers(0, 3))):
+                eager.prepare()
+            chosen = lazy.decide(budget, active)
+            assert eager.decide(budget, active) == chosen, begun
+            active = chosen
+        lazy.reset()
+        eager.reset()

@@ -22,8 +22,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, Histogram
 
 from adaphi import Client
+from adaphi.controller.metrics import Metrics
+from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 
 pytestmark = pytest.mark.alone
@@ -166,3 +169,14 @@ def test_every_panel_and_alert_finds_data(tmp_path: Path, run_daemon: Callable[.
         assert {rule["health"] for rule in rules} == {"ok"}
         firing = get_json(f"{server}/api/v1/alerts")["data"]["alerts"]
         assert [a["labels"]["alertname"] for a in firing if a["state"] == "firing"] == []
+
+
+@pytest.mark.parametrize("ms", [0.001, 0.04, 0.6, 2.0, 20.0, 900.0])
+def test_a_ladder_of_any_speed_has_its_histograms(ms: float) -> None:
+    """The bounds ascend from below the quickest to above the slowest; the queue's are among them."""
+    variants = [VariantProfile(p, f"v{p}", 0.5 + p / 10, Latency(p50=ms * (p + 1))) for p in (0, 1)]
+    metrics = Metrics("ladder", "1")
+    metrics.start(Profile(ladder="ladder", variants=tuple(variants), stall_ms=((0, 0), (0, 0))), "")
+    bounds = metrics.request_seconds._upper_bounds[:-1]
+    assert bounds[0] < ms / 1e3 < 2 * ms / 1e3 < bounds[-1] and len(bounds) == 14
+    assert Histogram("x", "x", buckets=bounds, registry=CollectorRegistry())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,37 @@ def test_the_least_recently_used_variant_makes_room(backend: SleepingBackend) ->
     assert pool.run(0, x).cold is True and pool.resident == {2, 0}
     assert pool.run(1, x).cold is True and pool.resident == {0, 1}
     assert sum(map(pool.memory_bytes, pool.resident)) <= 50 * MB
+
+
+def test_a_load_holds_up_no_run_of_another(backend: SleepingBackend) -> None:
+    """While a load behind does not end, what is resident answers, and can be evicted."""
+    pool, begun, released = WarmPool(LADDER, backend), threading.Event(), threading.Event()
+    pool.load(0)
+    pool.load(1)
+    build = backend.build
+
+    def endless(variant: Variant) -> SleepingRunner:
+        begun.set()
+        assert released.wait(20)
+        return build(variant)
+
+    backend.build = endless  # type: ignore[method-assign]
+    pool.load_behind(2)
+    assert begun.wait(20)
+    done: list[bool] = []
+
+    def run() -> None:
+        done.append(pool.run(0, np.zeros(1)).cold)
+        pool.evict(1)
+
+    runs = threading.Thread(target=run, daemon=True)
+    runs.start()
+    runs.join(5)
+    assert done == [False] and pool.resident == {0} and pool.loading
+    released.set()
+    while pool.loading:
+        time.sleep(0.001)
+    assert pool.resident == {0, 2}
 
 
 def test_the_pool_carries_a_plan_out(

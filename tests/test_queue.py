@@ -401,13 +401,17 @@ def test_a_run_takes_along_who_may_be_answered_by_it(profile: Profile) -> None:
         scheduler.admit(request, 0.0, Limits())
     start = scheduler.next(0.0, Limits())
     assert isinstance(start, Start)
-    assert [r.ticket for r in (start.request, *start.others)] == [0, 1, 2]
+    assert [r.ticket for r in start.requests] == [0, 1, 2]
     assert [scheduler.next(0.0, Limits()).request.ticket for _ in range(2)] == [3, 4]  # type: ignore[union-attr]
+    ranked = Scheduler(Controller(Whole(), costs), costs, max_batch=4)
+    for number in range(4):
+        ranked.admit(Request(number, 0.0, 1.0, priority=1 + number // 2), 0.0, Limits())
+    assert [len(ranked.next(0.0, Limits()).requests) for _ in range(2)] == [2, 2]  # type: ignore[union-attr]
     alone = Scheduler(Controller(Whole(), costs), costs)
     for number in range(3):
         alone.admit(Request(number, 0.0, 1.0), 0.0, Limits())
     first = alone.next(0.0, Limits())
-    assert isinstance(first, Start) and first.others == () and first.decision.batch == 3
+    assert isinstance(first, Start) and first.joined == () and first.decision.batch == 3
 
 
 def test_a_policy_for_queues_sees_the_queue(profile: Profile) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaphi.model_zoo import Latency, Profile, VariantProfile
@@ -74,7 +74,7 @@ edge_lists = st.lists(st.one_of(st.integers(1, 9).map(float), st.floats(1e-9, 1e
     variants=st.integers(1, 5),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_compiled_loops_are_numpys(
     edges: np.ndarray, budgets: list[float], variants: int, seed: int
 ) -> None:
@@ -148,7 +148,7 @@ def ladders(draw: st.DrawFn) -> Profile:
     factor=st.floats(1e-4, 1e4),
     exact=st.booleans(),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 def test_decisions_do_not_depend_on_the_unit_of_time(
     profile: Profile, budgets: list[float], factor: float, exact: bool
 ) -> None:

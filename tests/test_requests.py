@@ -152,7 +152,7 @@ three = Profile(
 
 
 @compiled
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     policy=st.sampled_from(["static:1", "greedy", "table"]),

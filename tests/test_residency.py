@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from adaphi.controller import worker
@@ -20,9 +21,9 @@ class Orders:
         self.there = True
         self.residency = Residency(["a", "b", "c"], planned, self.send, lambda: None)
 
-    def send(self, frames: list[bytes]) -> bool:
+    def send(self, kind: bytes, _: msgspec.Struct) -> bool:
         if self.there:
-            self.kinds.append(frames[0])
+            self.kinds.append(kind)
         return self.there
 
 

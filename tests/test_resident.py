@@ -194,7 +194,7 @@ PLAN = ResidentTable.solve(ladder())
     st.booleans(),
     st.sampled_from(["greedy", "static:1"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nothing_beats_the_clairvoyant_and_all_is_causal(
     rows: Trace, evict: str, behind: bool, name: str
 ) -> None:

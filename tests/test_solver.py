@@ -102,7 +102,7 @@ def problems(draw: st.DrawFn) -> SwitchingMDP:
 
 
 @given(problems())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_problem_is_solved_and_certified(problem: SwitchingMDP) -> None:
     """Both forms converge; the bounds enclose the other form's optimum, and the policy attains its own."""
     solutions = [problem.solve(compiled=c) for c in (False, kernels.COMPILED)]

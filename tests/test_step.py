@@ -134,6 +134,34 @@ def test_priority_comes_before_the_deadline(asked: list[tuple[int, int]], gone: 
     assert left == sorted(waiting, key=lambda n: (asked[n][0] or DEFAULT_PRIORITY, asked[n][1], n))
 
 
+@given(st.lists(st.floats(0, 150), min_size=1, max_size=8))
+def test_quality_goes_before_answers_do(wished_ms: list[float]) -> None:
+    """Where the smallest variant would answer all in time, all are answered in time, by whatever variants."""
+    scheduler = Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS, 64)
+    smallest_ms = float(COSTS.latency_ms[0])
+    deadlines_ms = [
+        max(wish, (n + 1) * smallest_ms) + 1e-6 for n, wish in enumerate(sorted(wished_ms))
+    ]
+    for deadline_ms in deadlines_ms:
+        scheduler.admit(request("x", deadline_ms / 1e3), 0.0, Limits())
+    now_ms = 0.0
+    for deadline_ms in deadlines_ms:
+        chosen = scheduler.next(now_ms / 1e3, Limits())
+        assert isinstance(chosen, Start)
+        now_ms += float(COSTS.latency_ms[chosen.decision.phi])
+        assert now_ms <= deadline_ms
+
+
+def test_who_is_less_urgent_degrades_nobody(scheduler: Scheduler) -> None:
+    """A waiting request of the same priority makes the answer smaller; one of a lower priority does not."""
+    for priority, phi in ((9, 2), (1, 1)):
+        scheduler.admit(request("first", 0.025, priority=1), 0.0, Limits())
+        scheduler.admit(request("second", 0.028, priority=priority), 0.0, Limits())
+        chosen = scheduler.next(0.0, Limits())
+        assert isinstance(chosen, Start) and chosen.decision.phi == phi, priority
+        list(scheduler.clear())
+
+
 def test_a_full_queue_gives_way_to_a_higher_priority(scheduler: Scheduler) -> None:
     """The last of a lower priority is answered `Busy`; among equals the newcomer is."""
     for number in range(4):

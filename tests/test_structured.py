@@ -85,7 +85,7 @@ CHAINS = st.one_of(banded_chains(), kronecker_chains())
 
 
 @given(CHAINS, st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([None, 0.3, 0.95, 0.999]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_solutions_equal_those_of_the_array(
     chain: Exogenous, variants: int, seed: int, discount: float | None
 ) -> None:
@@ -117,7 +117,7 @@ def test_solutions_equal_those_of_the_array(
 
 
 @given(CHAINS, st.integers(1, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_products_equal_those_of_the_array(chain: Exogenous, columns: int) -> None:
     """P @ x is the array's, for one column and several, and so are the rows' sums."""
     array = chain.dense()

@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from . import device, offline, trace
 from .explain import explain
+from .keys import keys
 from .requests import requests
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(device.serve)
 app.command()(device.infer)
 app.command()(device.status)
 app.command()(device.push)
+app.command()(keys)
 app.command()(device.record)
 app.add_typer(trace.app, name="trace")
 app.command()(device.demo)

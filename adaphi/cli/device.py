@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import show
-from .options import Address, Backend, Json, Ladder, Threads, numbers
+from .options import Address, Backend, Json, KeyFile, Ladder, ServerKey, Threads, numbers
 
 if TYPE_CHECKING:
     from ..controller.protocol import Answer
@@ -26,6 +26,10 @@ def profile(
     untrained: Annotated[
         bool, typer.Option(help="Random weights: the same cost, useless answers.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures for int8 variants. [installed photographs]"),
+    ] = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="More rounds, steadier figures.")] = 30,
     as_json: Json = False,
@@ -34,12 +38,14 @@ def profile(
 
     Latency, memory, stalls and energy; leave the machine alone meanwhile. What cannot be measured
     here (mostly energy) is null. With --backend auto every installed backend runs the ladder first,
-    and the fastest whose answers equal torch's is taken.
+    and the fastest whose answers equal torch's is taken. Of a mixed ladder every candidate is measured, and
+    what a quicker one equals in quality is dropped.
 
     \b
     Examples:
       adaphi profile -o profile.json
       adaphi profile --backend auto -o profile.json
+      adaphi profile --ladder efficientnet-lite-mixed --backend auto
       adaphi profile --ladder timm:resnet18,resnet50 --quality 0.70,0.80 --rounds 10
     """
     from ..model_zoo.backends import get_backend
@@ -47,7 +53,13 @@ def profile(
     from ..model_zoo.ladders import get_ladder
     from ..model_zoo.profiling import measure
 
-    chosen = get_ladder(ladder, quality=numbers(quality, "--quality"), untrained=untrained)
+    pictures = "" if calibration is None else str(calibration.resolve())
+    chosen = get_ladder(
+        ladder,
+        quality=numbers(quality, "--quality"),
+        untrained=untrained,
+        calibration=pictures,
+    )
     with show.progress() as tell:
         backend, compared = settle_backend(backend, chosen, None, threads=threads, progress=tell)
         tell(0, 1, f"importing {backend}")
@@ -60,7 +72,7 @@ def profile(
         measured = measure(
             pool,
             rounds=rounds,
-            conditions={"threads": threads},
+            conditions={"threads": threads, **({"calibration": pictures} if pictures else {})},
             compared=compared,
             progress=tell,
         )
@@ -71,7 +83,7 @@ def profile(
     for trial in compared:
         typer.echo(f"{'→' if trial.backend == backend else ' '} {trial}")
     show.print_table(show.profile_table(measured))
-    for line in show.stall_lines(measured):
+    for line in (*show.candidate_lines(measured), *show.stall_lines(measured)):
         typer.echo(line)
     typer.echo(f"written to {output}")
 
@@ -108,6 +120,12 @@ def status(
     url: Annotated[
         str, typer.Option(help="Where the daemon's metrics and page are.")
     ] = "http://127.0.0.1:8757",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", envvar="ADAPHI_TOKEN_FILE", help="Where the daemon asks for a token."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say how a running daemon is: what it can spend, who answers, what was late in the last minute.
@@ -116,17 +134,27 @@ def status(
     Examples:
       adaphi status
       adaphi status --url http://127.0.0.1:8757 --json
+      adaphi status --url http://10.0.0.5:8757 --token-file token
     """
     import json
     from http.client import HTTPException
-    from urllib.request import urlopen
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
 
+    from ..controller.security import load_token
     from ..errors import InputError
 
+    request = Request(url.rstrip("/") + "/status")
+    if token_file is not None:
+        request.add_header("Authorization", f"Bearer {load_token(token_file).decode()}")
     try:
-        with urlopen(url.rstrip("/") + "/status", timeout=5) as answer:
+        with urlopen(request, timeout=5) as answer:
             state = json.load(answer)
     except (OSError, ValueError, HTTPException) as error:
+        if isinstance(error, HTTPError) and error.code == 401:
+            raise InputError(
+                f"{url} asks for its token", help="name its file: --token-file"
+            ) from None
         raise InputError(
             f"no daemon answered at {url}: {error}",
             help="start one with `adaphi serve`, or name its address with --url",
@@ -140,6 +168,8 @@ def status(
 def push(
     policy: Annotated[Path, typer.Argument(help="A policy.npz; its signature lies beside it.")],
     address: Address = None,
+    server_key: ServerKey = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Offer a running daemon a new policy.
 
@@ -160,7 +190,7 @@ def push(
         signed = signature.read_bytes() if signature.exists() else None
     except OSError as error:
         raise InputError(f"{policy}: {error.strerror}") from None
-    with Client(address) as client:
+    with Client(address, server_key=server_key, key_file=key_file) as client:
         client.push_policy(content, signed)
     typer.echo(f"{policy}: taken, and now in the shadow")
 
@@ -173,6 +203,8 @@ def infer(
     phi: Annotated[int | None, typer.Option(help="Use this variant, whatever the budget.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many classes to print.")] = 3,
     address: Address = None,
+    server_key: ServerKey = None,
+    key_file: KeyFile = None,
     local: Annotated[
         bool, typer.Option(help="Ask no daemon: load the default ladder in this process.")
     ] = False,
@@ -187,7 +219,13 @@ def infer(
       adaphi infer cat.jpg --deadline-ms 30
       adaphi infer cat.jpg --local
     """
-    answer = (_infer_here if local else _infer_there)(image, deadline_ms, phi, top, address)
+    if local:
+        answer = _infer_here(image, deadline_ms, phi, top, address)
+    else:
+        from ..controller.client import Client
+
+        with Client(address, server_key=server_key, key_file=key_file) as client:
+            answer = client.infer(image, deadline_ms=deadline_ms, phi=phi, top=top)
     if as_json:
         show.print_json(
             {
@@ -205,15 +243,6 @@ def infer(
         typer.echo(f"{probability:6.1%}  {name}")
     verdict = "late" if answer.late else "on time"
     typer.echo(f"φ{answer.phi} {answer.name}, {answer.latency_ms:.1f} ms, {verdict}")
-
-
-def _infer_there(
-    image: Path, deadline_ms: float | None, phi: int | None, top: int, address: str | None
-) -> Answer:
-    from ..controller.client import Client
-
-    with Client(address) as client:
-        return client.infer(image, deadline_ms=deadline_ms, phi=phi, top=top)
 
 
 def _infer_here(

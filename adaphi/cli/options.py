@@ -31,7 +31,10 @@ Adapt: TypeAlias = Annotated[
 ]
 Ladder: TypeAlias = Annotated[
     str,
-    typer.Option("--ladder", help="efficientnet-lite, efficientnet, or timm:NAME,NAME,…"),
+    typer.Option(
+        "--ladder",
+        help="efficientnet-lite, efficientnet-lite-mixed, efficientnet, or timm:NAME,NAME,…",
+    ),
 ]
 Backend: TypeAlias = Annotated[
     str,
@@ -40,7 +43,21 @@ Backend: TypeAlias = Annotated[
 Threads: TypeAlias = Annotated[int, typer.Option("--threads", min=1, help="Threads of one run.")]
 Address: TypeAlias = Annotated[
     str | None,
-    typer.Option("--address", help="Where the daemon listens: ipc://PATH or tcp://127.0.0.1:PORT."),
+    typer.Option("--address", help="Where the daemon listens: ipc://PATH or tcp://HOST:PORT."),
+]
+ServerKey: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--server-key",
+        envvar="ADAPHI_SERVER_KEY",
+        help="Of a daemon elsewhere: its public key, or the file.",
+    ),
+]
+KeyFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file", envvar="ADAPHI_KEY_FILE", help="Of a daemon elsewhere: your own secret key."
+    ),
 ]
 
 

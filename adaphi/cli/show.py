@@ -105,6 +105,15 @@ def stall_lines(profile: Profile) -> list[str]:
     return lines
 
 
+def candidate_lines(profile: Profile) -> list[str]:
+    """Return what became of candidates, and how far int8 is trusted, in words; nothing for a plain ladder."""
+    conditions = profile.conditions
+    lines = [f"dropped: {what}" for what in str(conditions.get("dropped", "")).split("; ") if what]
+    if agreement := conditions.get("agreement_with_fp32"):
+        lines.append(f"same first class as fp32: {agreement} pictures")
+    return lines
+
+
 def promise_lines(policy: TablePolicy) -> list[str]:
     """Return what a policy promises, with intervals, and what it plans for a battery, in words."""
     promise = policy.certificate

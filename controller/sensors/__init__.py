@@ -1,4 +1,4 @@
-"""What the device can spend: small readers of /proc and /sys, a pushed budget, and a trace played back.
+"""What the device can spend: small readers of /proc, /sys and NVML, a pushed budget, and a trace played back.
 
 Every sensor knows whether it works here (`probe`), reads at a given time, and returns None where its
 source is gone: that is a sensor that is down, not one without an opinion. Files are found under a `root`
@@ -16,6 +16,7 @@ from .cgroup import Cgroup
 from .cpu import CpuSensor
 from .given import PlayedTrace, PushedBudget
 from .memory import MemorySensor
+from .nvml import NvmlSensor
 from .power import BatterySensor, RaplSensor
 from .thermal import ThermalSensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "Cgroup",
     "CpuSensor",
     "MemorySensor",
+    "NvmlSensor",
     "PlayedTrace",
     "PushedBudget",
     "RaplSensor",
@@ -33,7 +35,9 @@ __all__ = [
     "make_sensor",
 ]
 
-SOURCES = "cpu, memory, thermal, thermal:CELSIUS, battery, rapl, pushed, trace:FILE"
+SOURCES = (
+    "cpu, memory, thermal, thermal:CELSIUS, battery, rapl, nvml, nvml:NUMBER, pushed, trace:FILE"
+)
 
 
 def make_sensor(source: str, root: str | Path = "/", *, threads: int = 1) -> Sensor:
@@ -53,6 +57,8 @@ def make_sensor(source: str, root: str | Path = "/", *, threads: int = 1) -> Sen
             return BatterySensor(root)
         case "rapl" if not given:
             return RaplSensor(root)
+        case "nvml" if not given or given.isdecimal():
+            return NvmlSensor(int(given or 0))
         case "pushed" if not given:
             return PushedBudget()
         case "trace" if given:

@@ -53,6 +53,7 @@ BACKENDS = {
     "torch": ("torch_eager", "TorchBackend", "torch"),
     "onnx": ("onnx_runtime", "OnnxBackend", "onnxruntime"),
     "openvino": ("openvino", "OpenVinoBackend", "openvino"),
+    "own": ("own", "OwnBackend", ""),
 }
 """By name: the module here, its class, and the package that it needs."""
 
@@ -64,7 +65,8 @@ def get_backend(name: str, *, threads: int = 1) -> Backend:
     """
     if name not in BACKENDS:
         raise LadderError(
-            f"no backend is called {name!r}", help=f"use {', '.join(BACKENDS)} or auto"
+            f"no backend is called {name!r}",
+            help=f"use {', '.join(n for n, (*_, package) in BACKENDS.items() if package)} or auto",
         )
     module, kind, _ = BACKENDS[name]
     backend: Backend = getattr(import_module(f".{module}", __name__), kind)(threads=threads)
@@ -72,5 +74,5 @@ def get_backend(name: str, *, threads: int = 1) -> Backend:
 
 
 def installed_backends() -> tuple[str, ...]:
-    """Return the names of the backends whose packages are installed, torch first; nothing is imported."""
-    return tuple(name for name, (_, _, package) in BACKENDS.items() if find_spec(package))
+    """Return the names of the frameworks' backends that are installed, torch first; nothing is imported."""
+    return tuple(name for name, (*_, package) in BACKENDS.items() if package and find_spec(package))

@@ -1,9 +1,10 @@
-"""A variant as an ONNX file, made once by torch in a process of its own and kept in the user's cache.
+"""A variant as an ONNX file, made once in a process of its own and kept in the user's cache.
 
-The file holds the network with its batch norms folded; beside it lies what else an answer needs, the
-preprocessing and the names of the classes. Whoever runs it imports no torch. An export is found again by
-a digest of everything that it depends on: the variant, its weights and the versions that made it. (Weights
-from timm's hub are known by their name alone, whose tag names the training.)
+torch exports the network with its batch norms folded; beside it lies what else an answer needs, the
+preprocessing and the names of the classes. An int8 variant is made of the export of its network. Whoever runs
+it imports no torch. An export is found again by a digest of everything that it depends on: the variant, its
+weights, the versions that made it, and the pictures that ranges are found on. (Weights from timm's hub are
+known by their name alone, whose tag names the training.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,12 +24,14 @@ from pathlib import Path
 import msgspec
 
 from ...errors import LadderError, MissingExtraError
+from ..calibration import calibration_digest, calibration_pictures
 from ..preprocessing import Preprocessing
 from ..variants import Variant
 from ..weights import packaged_file
 
 _FORMAT = 1  # of the folder; counts up where what is written changes
 _MADE_BY = ("torch", "timm", "onnxscript")
+_QUANTIZED_BY = ("onnxruntime",)
 _MODEL, _ABOUT = "model.onnx", "about.json"
 
 
@@ -68,13 +72,16 @@ def exported(variant: Variant) -> Export:
 @cache  # the weights are read once, not at every load
 def _digest(variant: Variant) -> str:
     """Return 16 hex digits of everything that an export depends on."""
+    int8 = variant.precision == "int8"
     try:
-        versions = [f"{name} {version(name)}" for name in _MADE_BY]
+        versions = [f"{name} {version(name)}" for name in _MADE_BY + _QUANTIZED_BY * int8]
     except PackageNotFoundError:
         raise MissingExtraError("exporting a model", "onnx") from None
     digest = hashlib.sha256("\n".join((str(_FORMAT), variant.weights, *versions)).encode())
     if variant.weights == "package":
-        digest.update(packaged_file(variant.name).read_bytes())
+        digest.update(packaged_file(variant.network).read_bytes())
+    if int8:
+        digest.update(calibration_digest(variant.calibration).encode())
     return digest.hexdigest()[:16]
 
 
@@ -92,7 +99,7 @@ def _make(variant: Variant, folder: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            __name__,
+            f"{__package__}.export",  # this module, also where it is the main one
             msgspec.json.encode(variant).decode(),
             unfinished,
         ]
@@ -100,7 +107,8 @@ def _make(variant: Variant, folder: Path) -> None:
         if done.returncode:
             why = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
             raise LadderError(
-                f"{variant.name} could not be exported: {why}", help="use the backend torch"
+                f"{variant.name} could not be exported: {why}",
+                help="use the backend torch" if variant.precision == "fp32" else "",
             )
         try:
             os.rename(unfinished, folder)
@@ -112,14 +120,14 @@ def _make(variant: Variant, folder: Path) -> None:
 
 
 def main(variant_json: str, folder: str) -> None:
-    """Export one variant into `folder`; what goes wrong is the last line on stderr."""
+    """Make one variant in `folder`; what goes wrong is the last line on stderr."""
     from ...errors import AdaphiError
 
     variant = msgspec.json.decode(variant_json, type=Variant)
     try:
-        export(variant, Path(folder))
+        (export if variant.precision == "fp32" else quantize_export)(variant, Path(folder))
     except AdaphiError as error:
-        sys.exit(error.message)
+        sys.exit(str(error))
 
 
 def export(variant: Variant, folder: Path) -> None:
@@ -149,6 +157,16 @@ def export(variant: Variant, folder: Path) -> None:
         )
     about = About(preprocessing, imagenet_names())
     (folder / _ABOUT).write_bytes(msgspec.json.encode(about))
+
+
+def quantize_export(variant: Variant, folder: Path) -> None:
+    """Write the int8 form of the export of `variant`'s network into `folder`."""
+    from .quantize import quantize
+
+    pictures = calibration_pictures(variant.calibration)
+    whole = exported(replace(variant, name=variant.network, calibration=""))
+    quantize(whole.path, pictures, whole.about.preprocessing, folder / _MODEL)
+    (folder / _ABOUT).write_bytes(msgspec.json.encode(whole.about))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend (extra `onnx`): exported variants on the CPU in fp32; no torch in this process."""
+"""The ONNX Runtime backend (extra `onnx`): exported variants on the CPU; no torch in this process."""
 
 from __future__ import annotations
 

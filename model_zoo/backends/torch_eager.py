@@ -66,6 +66,11 @@ class TorchBackend:
             if self._modules is None or self._example is None:
                 raise LadderError(f"variant {variant.name!r} is a module, and none was given")
             return ModuleRunner(self._modules[variant.phi], self._example)
+        if variant.precision != "fp32":
+            raise LadderError(
+                f"variant {variant.name!r} is {variant.precision}, and torch runs fp32 alone here",
+                help="use the backend onnx, openvino or auto",
+            )
         model = load_timm(variant)
         preprocess, size = timm_preprocess(model), _bytes_of(model)
         model = self._faster(variant, model, preprocess)

@@ -1,0 +1,118 @@
+"""Three times more requests than can be answered, from many clients, arriving whether answered or not.
+
+The daemon serves the real ladder. Capacity is what clients that wait for their answers get from the smallest
+variant, before and after: no policy could answer more. In between, requests come in a Poisson stream at three
+times that rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from adaphi.controller.client import AsyncClient
+from adaphi.errors import NoAnswer, RequestError
+from adaphi.model_zoo.images import example_image
+
+from .daemon import daemon
+from .harness import Row
+
+CLIENTS, WAITING = 24, 3
+DEADLINE_MS, PATIENT_MS = 150.0, 5000.0
+PICTURE = example_image(224, 224)
+
+
+@dataclass
+class Seen:
+    """What became of requests; `told_ms` is how long after its sending each was answered, error or not."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    told_ms: list[float] = field(default_factory=list)
+    queue_ms: list[float] = field(default_factory=list)
+    quality: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @property
+    def on_time_rate(self) -> float:
+        """Return answers on time a second."""
+        return self.outcomes["on time"] / self.seconds
+
+    async def ask(self, client: AsyncClient, deadline_ms: float, phi: int | None = None) -> None:
+        """Send one request and note what comes back."""
+        began = time.perf_counter()
+        try:
+            answer = await client.infer(PICTURE, deadline_ms=deadline_ms, phi=phi)
+        except NoAnswer:
+            self.outcomes["no answer"] += 1
+            return
+        except RequestError as error:
+            self.outcomes[error.code] += 1
+        else:
+            self.outcomes["late" if answer.late else "on time"] += 1
+            self.queue_ms.append(answer.queue_ms)
+            self.quality[answer.name] += 1
+        self.told_ms.append((time.perf_counter() - began) * 1e3)
+
+
+def run(quick: bool) -> list[Row]:
+    """Return the shares that were aimed at."""
+    with daemon("efficientnet-lite", "[worker]\nprofile_rounds = 4" if quick else "") as served:
+        return asyncio.run(_measure(served.zmq, 2.0 if quick else 60.0))
+
+
+async def _measure(address: str, seconds: float) -> list[Row]:
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(AsyncClient(address, patience_s=5.0))
+            for _ in range(CLIENTS)
+        ]
+        before = await _capacity(clients[:WAITING], seconds / 4)
+        flood = await _flood(clients, seconds, 3 * before)
+        after = await _capacity(clients[:WAITING], seconds / 4)
+    capacity = (before + after) / 2
+    print(f"at three times capacity: {dict(flood.outcomes)}, answered by {dict(flood.quality)}")
+    asked = sum(flood.outcomes.values())
+    return [
+        Row("capacity, the smallest variant", capacity, "1/s", "more"),
+        Row("offered", asked / flood.seconds, "1/s", "more"),
+        Row("on time ÷ capacity", flood.on_time_rate / capacity, "×", "more", target="≥ 0.9"),
+        Row("answered late", flood.outcomes["late"] / asked, "share", "less"),
+        Row(
+            "longest wait in the queue",
+            max(flood.queue_ms),
+            "ms",
+            "less",
+            target=f"≤ {DEADLINE_MS:g}",
+        ),
+        Row("last word, latest", max(flood.told_ms), "ms", "less"),
+        Row("without any answer", flood.outcomes["no answer"], "requests", "less", target="0"),
+    ]
+
+
+async def _capacity(clients: list[AsyncClient], seconds: float) -> float:
+    """Return how many answers a second of the smallest variant clients get that wait for them."""
+    seen, until = Seen(seconds=seconds), time.perf_counter() + seconds
+
+    async def ask(client: AsyncClient) -> None:
+        while time.perf_counter() < until:
+            await seen.ask(client, PATIENT_MS, phi=0)
+
+    await asyncio.gather(*map(ask, clients))
+    return seen.on_time_rate
+
+
+async def _flood(clients: list[AsyncClient], seconds: float, rate: float) -> Seen:
+    """Let requests arrive in a Poisson stream of `rate` a second, from one client after the other."""
+    random, seen = np.random.default_rng(0), Seen(seconds=seconds)
+    began = time.perf_counter()
+    arrivals = began + np.cumsum(random.exponential(1 / rate, int(2 * rate * seconds)))
+    async with asyncio.TaskGroup() as group:
+        for number, arrival in enumerate(arrivals[arrivals < began + seconds].tolist()):
+            await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
+            group.create_task(seen.ask(clients[number % len(clients)], DEADLINE_MS))
+    return seen

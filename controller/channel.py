@@ -1,0 +1,154 @@
+"""What the front and one worker talk through: a pair of sockets, and shared memory for a request's tensor.
+
+A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer. The
+tensor of a request is copied once, into memory that both see: one model runs at a time, so one place does.
+When either process is gone the other reads the end of the stream, at once and without asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .protocol import pack
+
+log = logging.getLogger("adaphi")
+
+HEAD = struct.Struct("<cIQ")
+"""Kind, bytes of the header, bytes of the tensor behind it."""
+READ_BYTES = 1 << 18
+
+OnMessage = Callable[[bytes, bytes, list[Any]], None]
+"""Takes the kind, the header and, where there is one, the bytes of a tensor."""
+
+
+class FrontEnd:
+    """The front's end, on its event loop; `theirs` are the descriptors that the worker inherits."""
+
+    def __init__(self, on_message: OnMessage, place_bytes: int) -> None:
+        self._on_message = on_message
+        self._socket, self._other = socket.socketpair()
+        self._socket.setblocking(False)
+        self._memory = os.memfd_create("adaphi-request")
+        os.ftruncate(self._memory, place_bytes)
+        self._place = np.frombuffer(mmap.mmap(self._memory, place_bytes), np.uint8)
+        self._heard = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._read)
+
+    @property
+    def theirs(self) -> tuple[int, int]:
+        """Return the descriptors of the worker's socket and of the shared memory."""
+        return self._other.fileno(), self._memory
+
+    def hand_over(self) -> None:
+        """Close what the worker has inherited by now, so that its death ends the stream."""
+        self._other.close()
+        os.close(self._memory)
+
+    def send(
+        self, kind: bytes, header: msgspec.Struct | None = None, tensor: NDArray[Any] | None = None
+    ) -> bool:
+        """Send without waiting; return False if the worker is gone, or has read nothing for long."""
+        if tensor is not None:
+            self._place[: tensor.nbytes] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        body = b"" if header is None else pack(header)
+        try:
+            self._socket.send(
+                HEAD.pack(kind, len(body), 0) + body
+            )  # so short, it goes whole or not at all
+        except OSError:
+            return False
+        return True
+
+    def drain(self) -> None:
+        """Read what a worker that is gone said last."""
+        while self._read():
+            pass
+
+    def close(self) -> None:
+        """Listen no longer."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    def _read(self) -> bool:
+        """Handle what has arrived; return False where nothing had, or nothing can any more."""
+        try:
+            heard = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            heard = b""
+        if not heard:
+            self._loop.remove_reader(self._socket)
+            return False
+        self._heard += heard
+        while len(self._heard) >= HEAD.size:
+            kind, header_bytes, tensor_bytes = HEAD.unpack_from(self._heard)
+            middle = HEAD.size + header_bytes
+            end = middle + tensor_bytes
+            if len(self._heard) < end:
+                break
+            message = memoryview(bytes(self._heard[:end]))
+            del self._heard[:end]
+            try:
+                self._on_message(
+                    kind,
+                    bytes(message[HEAD.size : middle]),
+                    [message[middle:]] if tensor_bytes else [],
+                )
+            except Exception:  # a bug; but the messages behind this one still have to be read
+                log.exception("a message of the worker could not be handled")
+        return True
+
+
+class WorkerEnd:
+    """The worker's end: it waits. Every method raises `EOFError` or `OSError` once the front is gone."""
+
+    def __init__(self, descriptor: int, memory: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self.place = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
+        os.close(memory)
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Return whether a message arrives in time."""
+        return bool(self._poll.poll(timeout_ms))
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """Return the next message's kind and header."""
+        kind, header_bytes, _ = HEAD.unpack(self._exactly(HEAD.size))
+        return kind, self._exactly(header_bytes)
+
+    def tell(self, kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> None:
+        """Send a message."""
+        body = pack(header)
+        if tensor is None:
+            self._socket.sendall(HEAD.pack(kind, len(body), 0) + body)
+            return
+        raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
+        self._socket.sendall(HEAD.pack(kind, len(body), raw.nbytes) + body)
+        self._socket.sendall(raw)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._socket.recv(count, socket.MSG_WAITALL) if count else b""
+        if len(data) < count:
+            raise EOFError("the front is gone")
+        return data

@@ -1,0 +1,84 @@
+"""Ladders of the user's own code: `python:MODULE:FUNCTION`."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaphi import Client
+from adaphi.controller.metrics import latency_buckets
+from adaphi.errors import LadderError
+from adaphi.model_zoo import Latency, Profile, VariantProfile, get_ladder
+
+NETWORKS = """
+from adaphi.model_zoo import OwnVariant
+
+def ladder():
+    return [
+        OwnVariant(0, "sum", 0.7, load=lambda: lambda image: image.sum(axis=(0, 1)).astype("float32")),
+        OwnVariant(1, "top", 0.8, load=lambda: lambda image: image.max(axis=(0, 1)).astype("float32"),
+                   classes=("red", "green", "blue")),
+    ]
+"""
+CONFIG = """
+ladder = "python:networks:ladder"
+[zmq]
+bind = ["ipc://a.sock"]
+[http]
+port = {port}
+[budget]
+sources = []
+"""
+
+
+def test_a_daemon_serves_ones_own_functions(tmp_path: Path) -> None:
+    """A module in the folder of the daemon is measured, served and answered by, every variant its own."""
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "adaphi.toml").write_text(CONFIG.format(port=port))
+    command = [sys.executable, "-m", "adaphi", "serve", "--config", "adaphi.toml"]
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    with subprocess.Popen(command, cwd=tmp_path) as process:
+        try:
+            with Client(f"ipc://{tmp_path}/a.sock") as client:
+                client.wait_until_ready(60)
+                summed = client.infer(image, deadline_ms=5000, phi=0, top=2)
+                largest = client.infer(image, deadline_ms=5000, phi=1, top=2)
+        finally:
+            process.terminate()
+    assert summed.output.tolist() == image.sum(axis=(0, 1)).tolist()
+    assert largest.output.tolist() == image.max(axis=(0, 1)).tolist()
+    assert summed.top == () and len(largest.top) == 2
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("", "has no attribute 'ladder'"),
+        ("def ladder(): return [1]", "expected OwnVariant, got int"),
+        ("def ladder(): raise OSError('no disk')", "OSError: no disk"),
+    ],
+)
+def test_a_module_that_is_no_ladder_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    """Whatever the user's code does, one error says which ladder and why."""
+    (tmp_path / "broken_ladder.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_ladder", raising=False)
+    with pytest.raises(LadderError, match=words):
+        get_ladder("python:broken_ladder:ladder")
+
+
+@pytest.mark.parametrize("p50_ms", [0.0004, 0.1, 20.0])
+def test_histograms_have_rising_bounds_however_quick_the_models(p50_ms: float) -> None:
+    """A model of your own may take microseconds."""
+    variant = VariantProfile(0, "quick", 0.7, Latency(p50=p50_ms, p95=p50_ms))
+    bounds = latency_buckets(Profile(ladder="own", variants=(variant,), stall_ms=((0.0,),)))
+    assert sorted(set(bounds)) == list(bounds)
