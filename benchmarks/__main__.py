@@ -15,6 +15,7 @@ NAMES = (
     "decision",
     "replay",
     "requests",
+    "queue",
     "solver",
     "policy",
     "bound",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import AdaphiError, ConfigError, InvalidRequest, MissingExtraError, PolicyError
+from ..policies import files
 from ..policies.rules import is_rule
-from ..policies.table import TablePolicy
 from .rollout import Rollout
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PolicySource:
         self._named = config.policy
         self._file = _watched(config.policy)
 
-    def first(self) -> str | TablePolicy | None:
+    def first(self) -> str | files.Solved | None:
         """Return what the daemon begins with: a rule's name, a policy, or None; raise `PolicyError`."""
         return self._named if self._file is None else self._gate.load(self._file.path)
 
@@ -79,7 +79,7 @@ class PolicyGate:
     def __init__(self, public_key: str | Path | None = None) -> None:
         self._key = None if public_key is None else _load_key(Path(public_key))
 
-    def open(self, content: bytes, signature: bytes | None) -> TablePolicy:
+    def open(self, content: bytes, signature: bytes | None) -> files.Solved:
         """Return the policy; raise `PolicyError` for a bad or missing signature, or a damaged policy."""
         if self._key is not None:
             from cryptography.exceptions import InvalidSignature
@@ -90,9 +90,9 @@ class PolicyGate:
                 self._key.verify(signature, content)
             except InvalidSignature:
                 raise PolicyError("the policy's signature is not the key's") from None
-        return TablePolicy.from_bytes(content)
+        return files.from_bytes(content)
 
-    def load(self, path: Path) -> TablePolicy:
+    def load(self, path: Path) -> files.Solved:
         """Return the policy in `path`, its signature beside it; raise `PolicyError` naming the file."""
         try:
             content = path.read_bytes()

@@ -3,8 +3,8 @@
 A policy that is offered first decides in the shadow: on every reading the real one decides on, along the path
 it would have taken, its promise tested by what is really answered. If the promise holds for `shadow_steps`
 decisions it takes over. Should its certificate break within the next `probation_steps`, the policy before it
-comes back. A policy that makes no promise (one that learns, or plans memory or a battery) is shadowed all the
-same, which shows that it decides, and is then kept.
+comes back. A policy that makes no promise (one that learns, or plans memory, a battery or a queue) is
+shadowed all the same, which shows that it decides, and is then kept.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from ..errors import PolicyError
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
+from ..policies.files import Solved
 from ..policies.lookup import Policy
-from ..policies.table import TablePolicy
 from ..policies.watch import WatchedTable
 from .step import Controller, Decision
 
@@ -55,7 +55,7 @@ class Rollout:
             return "shadowed"
         return "on probation" if self._before is not None else "settled"
 
-    def offer(self, policy: TablePolicy) -> None:
+    def offer(self, policy: Solved) -> None:
         """Let `policy` decide in the shadow from now on, in place of any other that did.
 
         Raises `PolicyError`, and changes nothing, if it is for another ladder.

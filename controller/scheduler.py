@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect, insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -65,10 +66,16 @@ class Limits(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin this request with this decision."""
+    """Begin this request with this decision, and those that `joined` it in the same run."""
 
     request: Request
     decision: Decision
+    joined: tuple[Request, ...] = ()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Return all that are to be answered by the run, the most urgent first."""
+        return (self.request, *self.joined)
 
 
 class Refusal(NamedTuple):
@@ -107,6 +114,27 @@ class Slowdown:
         return 1.0 + (self.factor - 1.0) * math.exp2(-age_s / self.half_life_s)
 
 
+class ArrivalRate:
+    """How often requests arrive: those of a window, counted; of `MOST` at most the last are kept."""
+
+    MOST = 256
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=self.MOST)
+
+    def observe(self, now_s: float) -> None:
+        """Take an arrival into account."""
+        self._times.append(now_s)
+
+    def at(self, now_s: float, window_s: float) -> float:
+        """Return the arrivals a second of the last `window_s` seconds."""
+        times = self._times
+        count = len(times) - bisect(times, now_s - window_s)
+        if count == self.MOST:
+            window_s = min(window_s, max(now_s - times[0], 1e-9))
+        return count / window_s
+
+
 Place = tuple[int, float, int, Request]
 """Where a request waits: priority, deadline, order of arrival; the last tells any two apart."""
 
@@ -116,13 +144,15 @@ class Scheduler:
     """A bounded queue in the order of priority and deadline in front of one controller.
 
     `typical_ms` (M,) is what a run mostly takes. A policy plans with a cautious quantile, but only what
-    is typically too slow *could only be late* and is refused.
+    is typically too slow *could only be late* and is refused. A run answers `max_batch` requests at most.
     """
 
     controller: Controller
     costs: Costs
     max_requests: int = 64
     typical_ms: Sequence[float] = ()
+    max_batch: int = 1
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     _queue: list[Place] = field(default_factory=list)  # ascending: the first runs next
     _order: Iterator[int] = field(default_factory=count)
 
@@ -144,6 +174,7 @@ class Scheduler:
         is unloaded, `Busy`, or `Shed` for a miss that can be foreseen.
         """
         self._check(request)
+        self.arrivals.observe(now_s)
         admitted = self._admitted(request, limits)
         rank = request.priority or DEFAULT_PRIORITY
         place: Place = (rank, request.deadline_s, next(self._order), request)
@@ -180,7 +211,20 @@ class Scheduler:
             self._refuse_a_miss(request, now_s, 0.0, self._quickest_ms(admitted, limits))
         except RequestError as error:
             return Refusal(request, error)
-        return Start(request, self._decide(request, now_s, limits, admitted))
+        decision = self._decide(request, now_s, limits, admitted)
+        return Start(request, decision, self._join(request, decision))
+
+    def _join(self, request: Request, decision: Decision) -> tuple[Request, ...]:
+        """Take out the next of the same priority for the same run, as far as its variant may answer them."""
+        rank, count = request.priority or DEFAULT_PRIORITY, 0
+        for place in self._queue[: min(decision.batch, self.max_batch) - 1]:
+            other = place[-1]
+            free = other.phi is None and other.reading_ms is None and not other.min_quality
+            if not free or place[0] != rank:
+                break
+            count += 1
+        joined, self._queue[:count] = self._queue[:count], []
+        return tuple(place[-1] for place in joined)
 
     def cancel(self, ticket: Any) -> bool:
         """Take out the request with this very ticket; return False if it is not waiting."""
@@ -203,12 +247,21 @@ class Scheduler:
         more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s, admitted
         if request.reading_ms is not None:
             return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
-        slack_ms = min(request.slack_ms(now_s), self._room_ms(request, now_s, limits))
+        slack_ms, window_s = request.slack_ms(now_s), self.controller.queue_window_s
+        if window_s is None:  # a policy that does not see who waits is given what they leave
+            slack_ms = min(slack_ms, self._room_ms(request, now_s, limits))
         slack_ms /= limits.slowdown
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
-        return self.controller.step(Reading(budget_ms, limits.max_phi, slack_ms, *more))
+        reading = Reading(budget_ms, limits.max_phi, slack_ms, *more)
+        if window_s is not None:
+            reading = reading._replace(
+                waiting=len(self._queue) + 1,
+                rate_per_s=self.arrivals.at(now_s, window_s),
+                slowdown=limits.slowdown,
+            )
+        return self.controller.step(reading)
 
     def _room_ms(self, request: Request, now_s: float, limits: Limits) -> float:
         """Return what a run may take so that none of the same priority that waits behind it gets late.

@@ -11,6 +11,7 @@ from ..model_zoo.profile import Costs
 from ..policies.battery import BatteryTable
 from ..policies.committee import Committee
 from ..policies.lookup import Policy
+from ..policies.queued import Queued, QueuePolicy
 from ..policies.resident import ResidentTable
 from ..policies.watch import WatchedTable
 
@@ -26,6 +27,9 @@ class Reading(NamedTuple):
     which are loaded; for one that plans a battery, `energy_j` is what it holds, to last for `left_s`.
 
     `admitted` are the variants that may answer at all, at least one (None: all); they bind before the rest.
+
+    For a policy that plans a queue, `waiting` requests are there, this one among them, and `rate_per_s`
+    arrive; `slowdown` is the factor by which times were divided.
     """
 
     budget_ms: float
@@ -36,18 +40,23 @@ class Reading(NamedTuple):
     energy_j: float | None = None
     left_s: float | None = None
     admitted: frozenset[int] | None = None
+    waiting: int | None = None
+    rate_per_s: float = 0.0
+    slowdown: float = 1.0
 
 
 class Decision(NamedTuple):
     """What to answer with: `phi`, and the `previous` active variant, which a switch leaves.
 
-    `keep` is the set to be resident afterwards; None where the policy leaves that to the pool.
+    `keep` is the set to be resident afterwards; None where the policy leaves that to the pool. `batch` is how
+    many of those that wait are to be answered by this run, where runs can answer several.
     """
 
     phi: int
     previous: int
     reading: Reading | None
     keep: frozenset[int] | None = None
+    batch: int = 1
 
     @property
     def switched(self) -> bool:
@@ -73,13 +82,19 @@ class Controller:
         A budget that is not a number counts as none at all. Where the slack is known, a variant that
         is sure to be late gives way to the largest smaller one that is not.
         """
-        previous, policy, keep = self.active, self.policy, None
-        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s, admitted = reading
+        previous, policy, keep, batch = self.active, self.policy, None, 1
+        budget_ms, max_phi, slack_ms, memory_bytes, resident, energy_j, left_s, admitted = reading[
+            :8
+        ]
         budget_ms = budget_ms if budget_ms > 0 else 0.0
         need_ms = self._need_ms[previous]
         if isinstance(policy, ResidentTable) and memory_bytes is not None and resident is not None:
             phi, keep = policy.plan(budget_ms, memory_bytes, previous, resident)
             need_ms = policy.need_ms(previous, resident)
+        elif isinstance(policy, QueuePolicy) and (queued := _queued(reading)) is not None:
+            phi, batch = policy.plan(queued, previous)
+            # It was solved for this slack; what else limits a run still binds.
+            slack_ms = budget_ms if slack_ms is not None and budget_ms < slack_ms else None
         else:
             if isinstance(policy, WatchedTable):
                 # A promise is about budgets that nobody knows yet; where the slack is known there is none.
@@ -96,7 +111,12 @@ class Controller:
             phi = max((a for a in admitted if a < phi), default=min(admitted))
             self._watched = False  # the promise is about what the policy chooses
         self.active = phi
-        return Decision(phi, previous, reading, keep)
+        return Decision(phi, previous, reading, keep, batch)
+
+    @property
+    def queue_window_s(self) -> float | None:
+        """Return over which time the policy wants arrivals counted, None where it does not see the queue."""
+        return self.policy.window_s if isinstance(self.policy, QueuePolicy) else None
 
     @property
     def certificate(self) -> str:
@@ -124,6 +144,14 @@ class Controller:
         """Begin again with φ = 0 active and a policy that has seen nothing."""
         self.policy.reset()
         self.active = 0
+
+
+def _queued(reading: Reading) -> Queued | None:
+    """Return the queue in wall time, None where the reading is of no queue."""
+    slack_ms, waiting, slowdown = reading.slack_ms, reading.waiting, reading.slowdown
+    if slack_ms is None or waiting is None:
+        return None
+    return Queued(slack_ms * slowdown, waiting, reading.rate_per_s, slowdown)
 
 
 def _largest_in_time(need_ms: list[float], slack_ms: float) -> int:

@@ -1,4 +1,4 @@
-"""What decides: the switching problem and its solver, chains, the table policy, the rules.
+"""What decides: the switching problem and its solver, chains, the table policy, queues, the rules.
 
 numpy only: nothing here imports torch, opens a socket or reads a clock.
 """
@@ -9,6 +9,8 @@ from .frame import Objective, frame_mdp
 from .lookup import Lookup, Policy
 from .mdp import Solution, SwitchingMDP
 from .operators import Banded, Kronecker
+from .queue import QueueMDP
+from .queue_table import QueuePlan
 from .rules import rule
 from .table import TablePolicy
 
@@ -20,6 +22,8 @@ __all__ = [
     "Lookup",
     "Objective",
     "Policy",
+    "QueueMDP",
+    "QueuePlan",
     "Solution",
     "SwitchingMDP",
     "TablePolicy",

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ..model_zoo.profile import Profile
+from . import files
 from .committee import Committee
 from .frame import Objective
 from .lookup import Policy
+from .queue_table import QueuePlan
 from .resident import MOST_VARIANTS, ResidentTable
 from .rules import is_rule, rule
 from .table import TablePolicy
@@ -17,7 +19,7 @@ from .watch import WatchedTable
 
 
 def choose(
-    spec: str | Path | TablePolicy | Policy | None,
+    spec: str | Path | files.Solved | Policy | None,
     profile: Profile,
     *,
     latency: str = "p95",
@@ -28,19 +30,21 @@ def choose(
 ) -> Policy:
     """Return the policy that `spec` names, ready to decide for `profile`.
 
-    A rule's name, the path of a `policy.npz`, a `TablePolicy`, a policy (returned as it is), or None:
-    a table solved here and now on the cautious default chain. With `adapt` a table keeps learning,
-    with `watch` its certificate is tested while it runs. A table with a battery to plan for goes by the
-    battery's level, whatever else is asked for. Where the ladder takes more than `memory_limit_bytes`, a
-    table that does not learn is replaced by a plan of what stays resident, solved on the same history.
-    Raises `PolicyError` or `InputError`.
+    A rule's name, the path of a `policy.npz`, what is in one, a policy (returned as it is), or None: a table
+    solved here and now on the cautious default chain. A plan for queues is taken as it is. With `adapt` a
+    table keeps learning, with `watch` its certificate is tested while it runs. A table with a battery to plan
+    for goes by the battery's level, whatever else is asked for. Where the ladder takes more than
+    `memory_limit_bytes`, a table that does not learn is replaced by a plan of what stays resident, solved on
+    the same history. Raises `PolicyError` or `InputError`.
     """
     if spec is None:
         spec = TablePolicy.solve(profile, objective=objective, latency=latency)
     elif isinstance(spec, str) and is_rule(spec):
         return rule(spec, profile.costs(latency), objective)
     elif isinstance(spec, str | Path):
-        spec = TablePolicy.load(spec)
+        spec = files.load(spec)
+    if isinstance(spec, QueuePlan):
+        return spec.bind(profile)
     if isinstance(spec, TablePolicy):
         if spec.battery is not None:
             return spec.bind_battery(profile)

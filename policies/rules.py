@@ -1,7 +1,7 @@
-"""The simple rules that every table has to beat: static, greedy, hysteresis, alert, random.
+"""The simple rules that every table has to beat: static, greedy, hysteresis, alert, random, ramsis.
 
 Static and greedy have no memory and are look-ups; the others carry a little state from step to step.
-None of them depends on the unit of time.
+None of them depends on the unit of time. `ramsis` is for requests that queue (`ramsis`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from ..model_zoo.profile import Costs
 from .chain import Chain
 from .frame import Objective, frame_mdp
 from .lookup import EDGE_TOLERANCE, Lookup, Policy, bins
+from .ramsis import Ramsis
 
 _TIE = 1e-9  # values closer than this are equal: the smaller variant is taken
 _FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
-RULES_HELP = "static:PHI, greedy, hysteresis[:GUARD,PATIENCE[,SMOOTHING]], alert, random:SEED"
+_NAMES = ("static", "greedy", "hysteresis", "alert", "random", "ramsis")
+RULES_HELP = (
+    "static:PHI, greedy, hysteresis[:GUARD,PATIENCE[,SMOOTHING]], alert, random:SEED, "
+    "ramsis:DEADLINE_MS[,GROWTH]"
+)
 
 
 def static(costs: Costs, phi: int) -> Lookup:
@@ -175,6 +180,7 @@ def rule(name: str, costs: Costs, objective: Objective | None = None) -> Policy:
         "hysteresis": ((0, 1, 2, 3), lambda *a: Hysteresis(costs, *a), (float, int, float)),
         "alert": ((0,), lambda: Alert(costs, objective or Objective()), ()),
         "random": ((0, 1), lambda *a: Random(costs, *a), (int,)),
+        "ramsis": ((1, 2), lambda *a: Ramsis(costs, *a), (float, float)),
     }
     if head in makers:
         counts, make, kinds = makers[head]
@@ -190,4 +196,4 @@ def rule(name: str, costs: Costs, objective: Objective | None = None) -> Policy:
 
 def is_rule(name: str) -> bool:
     """Say whether `name` begins like a rule (and not like a file)."""
-    return name.partition(":")[0] in ("static", "greedy", "hysteresis", "alert", "random")
+    return name.partition(":")[0] in _NAMES

@@ -12,12 +12,6 @@ of its `BatteryPlan` are there too.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import PolicyError
 from ..model_zoo.profile import Costs, Profile
+from . import artefact
 from .battery import BatteryPlan, BatteryTable, plan_battery
 from .certificate import Certificate, certify
 from .chain import Chain, default_chain, default_series, fit_chain
@@ -35,10 +30,7 @@ from .frame import Objective, frame_mdp
 from .lookup import Lookup
 from .mdp import Solution
 
-SCHEMA = 1
 _SNAP = 1e-9  # relative: an edge this close to a threshold of the ladder is that threshold
-_MAX_FILE_BYTES = 256 * 1024 * 1024
-_ARRAYS = ("edges", "table", "counts", "prior", "history", "history_rows")
 _BATTERY_ARRAYS = ("prices", "tables", "answer_j", "drain_over_s", "drain_w")
 _HISTORY_ROWS = 20_000  # of each series: what a learning policy can still remember, and more
 
@@ -169,7 +161,6 @@ class TablePolicy:
             "history_rows": np.array([len(series) for series in self.history]),
         }
         meta: dict[str, Any] = {
-            "schema": SCHEMA,
             "objective": asdict(self.objective),
             "certificate": asdict(self.certificate),
             "prior_strength": self.chain.prior_strength,
@@ -182,44 +173,31 @@ class TablePolicy:
             plan = {field.name: getattr(self.battery, field.name) for field in fields(self.battery)}
             arrays |= {name: plan.pop(name) for name in _BATTERY_ARRAYS}
             meta["battery"] = plan
-        meta["digest"] = _digest(arrays, meta)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
-        return buffer.getvalue()
+        return artefact.pack(arrays, meta)
 
     def save(self, path: str | Path) -> None:
         """Write the policy to `path`, whole or not at all."""
-        path = Path(path)
-        beside = path.with_name(path.name + ".part")
-        beside.write_bytes(self.to_bytes())
-        beside.replace(path)
+        artefact.write(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path) -> TablePolicy:
         """Read a policy; raise `PolicyError` with one line if anything in it is not as it was saved."""
-        try:
-            if Path(path).stat().st_size > _MAX_FILE_BYTES:
-                raise PolicyError(f"{path}: larger than any policy file")
-            return cls.from_bytes(Path(path).read_bytes())
-        except OSError as error:
-            raise PolicyError(f"{path}: {error.strerror}") from None
-        except PolicyError as error:
-            raise PolicyError(f"{path}: {error.message}", help=error.help) from None
+        return artefact.read(path, cls.from_bytes)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> TablePolicy:
         """Return the policy that `to_bytes` wrote; raise `PolicyError`."""
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                meta = json.loads(str(file["meta"]))
-                names = _ARRAYS + (_BATTERY_ARRAYS if "battery" in meta else ())
-                arrays = {name: file[name] for name in names}
-            if meta["schema"] != SCHEMA:
-                raise PolicyError(
-                    f"policy schema {meta['schema']} is not known; this version reads {SCHEMA}"
-                )
-            if meta.pop("digest") != _digest(arrays, meta):
-                raise PolicyError("the digest does not match: the policy was damaged or changed")
+        return cls.from_parts(*artefact.unpack(content))
+
+    @classmethod
+    def from_parts(cls, arrays: artefact.Arrays, meta: dict[str, Any]) -> TablePolicy:
+        """Return the policy of an unpacked file; raise `PolicyError` where parts do not fit together."""
+        if meta.get("kind") == "queue":
+            raise PolicyError(
+                "the file plans a queue, which has no table of budgets",
+                help="use it with `adaphi serve` or `adaphi requests`",
+            )
+        with artefact.whole():
             policy = cls(
                 table=arrays["table"],
                 chain=Chain(
@@ -232,18 +210,8 @@ class TablePolicy:
                 ladder_fingerprint=meta["ladder_fingerprint"],
                 profile_fingerprint=meta["profile_fingerprint"],
                 history=tuple(np.split(arrays["history"], np.cumsum(arrays["history_rows"])[:-1])),
-                battery=BatteryPlan(**meta["battery"], **{n: arrays[n] for n in _BATTERY_ARRAYS})
-                if "battery" in meta
-                else None,
+                battery=_battery(meta["battery"], arrays) if "battery" in meta else None,
             )
-        except PolicyError:
-            raise
-        except (
-            ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError,
-            RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError,
-        ) as error:  # fmt: skip
-            why = str(error).partition("\n")[0][:120] or type(error).__name__
-            raise PolicyError(f"not a whole policy file ({why})") from None
         _check(policy)
         return policy
 
@@ -262,12 +230,9 @@ def _certificate(meta: dict[str, Any]) -> Certificate:
     return Certificate(**values)
 
 
-def _digest(arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _battery(meta: dict[str, Any], arrays: artefact.Arrays) -> BatteryPlan:
+    parts: dict[str, Any] = {name: arrays[name] for name in _BATTERY_ARRAYS}
+    return BatteryPlan(**meta, **parts)
 
 
 def _check(policy: TablePolicy) -> None:

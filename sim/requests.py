@@ -46,11 +46,13 @@ class World:
     `slowdown` is a trace whose `budget_ms` column is read as the factor by which runs take longer (None: 1).
     `budget` is what the sensors read: its `budget_ms`, and `max_phi` where it has that column. A trace's
     value holds until its next row; its first row holds before, too. The sensors are read every `interval_ms`.
+    `told`: the daemon knows the slow-down at once instead of estimating it, as no daemon can.
     """
 
     slowdown: Trace | None = None
     budget: Trace | None = None
     interval_ms: float = 100.0
+    told: bool = False
 
     def steps(self) -> request_kernels.World:
         """Return both traces as arrays of (time, value), ready to be walked."""
@@ -148,6 +150,8 @@ def serve(
     *,
     world: World | None = None,
     max_requests: int = 64,
+    max_batch: int = 1,
+    batch_growth: float = 1.0,
     service_ms: Floats | None = None,
     latency: str = "p95",
     objective: Objective | None = None,
@@ -157,10 +161,12 @@ def serve(
 ) -> Served:
     """Return what a daemon with this profile and policy would make of a workload.
 
-    `max_requests` may wait at a time. `service_ms` (N, M) is what each request takes with each variant;
-    drawn from the profile by `seed` where it is not given. `latency` names the figure that the policy plans
-    with, as the daemon's configuration does. `compiled` chooses the loop (None: the compiled one where the
-    policy is a table and numba is installed). Raises `InputError` where the parts do not fit together.
+    `max_requests` may wait at a time. A run may answer `max_batch`, if the policy wants it to; with b it
+    takes 1 + `batch_growth` (b − 1) times as long as its first request alone. `service_ms` (N, M) is what
+    each request takes with each variant; drawn from the profile by `seed` where it is not given. `latency`
+    names the figure that the policy plans with, as the daemon's configuration does. `compiled` chooses the
+    loop (None: the compiled one where the policy is a table and numba is installed). Raises `InputError`
+    where the parts do not fit together.
     """
     costs = profile.costs(latency)
     decider = choose(
@@ -171,7 +177,8 @@ def serve(
     _check_times(service_ms, len(workload), len(costs))
     plan = (world or World()).steps()
     typical_ms = profile.typical_ms(latency)
-    usable = request_kernels.COMPILED and isinstance(decider, Lookup)
+    told = world is not None and world.told
+    usable = request_kernels.COMPILED and isinstance(decider, Lookup) and not told
     if compiled and not usable:
         raise InputError(f"the policy {decider.name!r} has no compiled loop here")
     if usable if compiled is None else compiled:
@@ -181,6 +188,7 @@ def serve(
         )
     else:
         daemon = _Daemon(workload, costs, typical_ms, decider, service_ms, plan, max_requests)
+        daemon.scheduler.max_batch, daemon.growth, daemon.told = max_batch, batch_growth, told
         daemon.run()
         outcome, phi, began, done = daemon.outcome, daemon.phi, daemon.began_s, daemon.done_s
         switches = daemon.switches
@@ -219,6 +227,7 @@ class _Daemon:
         controller.reset()
         self.scheduler = Scheduler(controller, costs, max_requests, typical_ms)
         self.filter = Slowdown()
+        self.growth, self.told = 1.0, False
         self.limits = Limits()
         self.read_s = -math.inf
         self.service_ms = service_ms
@@ -265,13 +274,13 @@ class _Daemon:
         """End the run under way, as the daemon's worker would tell, and begin the next."""
         start, now_s = self.running, self.ends_s
         assert start is not None
-        number, phi = start.request.ticket, start.decision.phi
-        measured_ms = (now_s - self.began_s[number]) * 1e3
-        self.filter.observe(measured_ms, self.typical_ms[phi], now_s)
+        measured_ms = (now_s - self.began_s[start.request.ticket]) * 1e3
+        self.filter.observe(measured_ms, self._typical_ms(start), now_s)
         self._read_sensors(now_s)
-        self.limits = self.limits._replace(slowdown=self.filter.at(now_s))
-        self.done_s[number] = now_s
-        self.outcome[number] = LATE if now_s > start.request.deadline_s else OK
+        self.limits = self.limits._replace(slowdown=self._slowdown(now_s))
+        for request in start.requests:
+            self.done_s[request.ticket] = now_s
+            self.outcome[request.ticket] = LATE if now_s > request.deadline_s else OK
         self.running, self.ends_s = None, math.inf
         self._start_next(now_s)
 
@@ -287,10 +296,12 @@ class _Daemon:
 
     def _begin(self, start: Start, now_s: float) -> None:
         number, (phi, previous, *_) = start.request.ticket, start.decision
-        run_ms = (self.service_ms[number, phi] + self.stall_ms[previous][phi]) * self.slow_at(now_s)
+        run_ms = self.service_ms[number, phi] * self._size(start) + self.stall_ms[previous][phi]
+        run_ms *= self.slow_at(now_s)
         self.switches += phi != previous
         self.running, self.ends_s = start, now_s + run_ms / 1e3
-        self.phi[number], self.began_s[number] = phi, now_s
+        for request in start.requests:
+            self.phi[request.ticket], self.began_s[request.ticket] = phi, now_s
 
     def _refuse(self, refusal: Refusal) -> None:
         codes = {Shed: SHED, Expired: EXPIRED, Busy: BUSY}
@@ -306,15 +317,25 @@ class _Daemon:
         self.limits = Limits(
             budget_ms=budget_ms if math.isfinite(budget_ms) else None,
             max_phi=int(cap) if math.isfinite(cap) else None,
-            slowdown=self.filter.at(tick_s),
+            slowdown=self._slowdown(tick_s),
         )
+
+    def _slowdown(self, now_s: float) -> float:
+        return self.slow_at(now_s) if self.told else self.filter.at(now_s)
+
+    def _size(self, start: Start) -> float:
+        """Return how many times as long as with one request a run takes."""
+        return 1 + self.growth * len(start.joined)
+
+    def _typical_ms(self, start: Start) -> float:
+        return self.typical_ms[start.decision.phi] * self._size(start)
 
     def _busy_ms(self, now_s: float) -> float:
         if self.running is None:
             return 0.0
-        phi, number = self.running.decision.phi, self.running.request.ticket
-        takes_ms = self.typical_ms[phi] * self.limits.slowdown
-        return float(max(0.0, takes_ms - (now_s - self.began_s[number]) * 1e3))
+        began_s = self.began_s[self.running.request.ticket]
+        takes_ms = self._typical_ms(self.running) * self.limits.slowdown
+        return float(max(0.0, takes_ms - (now_s - began_s) * 1e3))
 
 
 def _follow(times: Floats, values: Floats) -> Callable[[float], float]:

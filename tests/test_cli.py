@@ -126,3 +126,22 @@ def test_requests_are_simulated_side_by_side(folder: Path) -> None:
     out = run(*given, "--arrivals", "counts.csv", "--slowdown", "slow.csv", cwd=folder)
     assert "counts: 100 requests" in out and "greedy" in out
     assert "not a number" in run(*given, "--arrivals", "poisson:many", cwd=folder, code=1)
+
+
+def test_a_queue_is_planned_and_simulated(folder: Path) -> None:
+    """`solve --arrivals` writes a plan that `requests` plays beside the rules, batches and all."""
+    solve = ["solve", "--profile", "profile.json", "--deadline-ms", "90", "-o", "queue.npz"]
+    said = run(*solve, "--arrivals", "20", cwd=folder)
+    assert "10 slow-downs × " in said and "from 10 to 40 requests a second" in said
+    play = ["requests", "--profile", "profile.json", "--arrivals", "poisson:20", "--number", "3000"]
+    play += ["--deadline-ms", "90", "--max-batch", "8", "--batch-growth", "0.5", "--json"]
+    names = ["--policy", "queue.npz", "--policy", "ramsis:90,0.5", "--policy", "static:2"]
+    queue, ramsis, largest = json.loads(run(*play, *names, cwd=folder))
+    assert [queue["policy"], ramsis["policy"]] == ["queue", "ramsis:90,0.5"]
+    assert queue["on_time_share"] > largest["on_time_share"]
+    for wrong, said in (
+        (["--arrivals", "20", "--trace", "t.csv"], "neither --trace"),
+        (["--arrivals", "-3"], "numbers above 0"),
+    ):
+        assert said in run(*solve, *wrong, cwd=folder, code=1)
+    assert "plans a queue" in run("explain", "queue.npz", cwd=folder, code=1)

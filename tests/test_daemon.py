@@ -34,7 +34,7 @@ from adaphi.errors import (
 )
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
-from adaphi.policies import TablePolicy
+from adaphi.policies import QueuePlan, TablePolicy
 from adaphi.sim import replay
 from adaphi.sim.importing import import_flight
 
@@ -359,6 +359,38 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
                     state = json.load(page)
                 assert state["policy"] == "resident" and 2 in state["resident"]
                 assert sum(size[p] for p in state["resident"]) <= limit_mb * 1e6
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
+    """Alone a request gets the best variant, in a crowd that it would make late most get the smallest."""
+    port = write_setup(tmp_path)
+    profile = Profile.load(tmp_path / "profile.json")
+    plan = QueuePlan.solve(profile, deadline_ms=1000.0, rates_per_s=[1.0, 20.0], slack_bins=40)
+    plan.save(tmp_path / "queue.npz")
+    text = (tmp_path / "adaphi.toml").read_text()
+    (tmp_path / "adaphi.toml").write_text('policy = "queue.npz"\n' + text)
+    address, image = f"ipc://{tmp_path}/a.sock", example_image()
+
+    async def crowd() -> Counter[int]:
+        async with AsyncClient(address) as client:
+            asked = [client.infer(image, deadline_ms=1000) for _ in range(45)]
+            said = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(x, RequestError) for x in said if isinstance(x, BaseException))
+            return Counter(x.phi for x in said if not isinstance(x, BaseException))
+
+    with start(tmp_path) as process:
+        try:
+            with Client(address) as client:
+                client.wait_until_ready(60)
+                alone = [client.infer(image, deadline_ms=1000).phi for _ in range(3)]
+                assert alone == [2, 2, 2]
+                answered = asyncio.run(crowd())
+                assert answered[0] > answered.total() / 2
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                    assert json.load(page)["policy"] == "queue"
         finally:
             process.terminate()
             process.wait(20)

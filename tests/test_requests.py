@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from adaphi.errors import InputError, TraceError
 from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.model_zoo.quantiles import quantile
 from adaphi.policies import Objective
 from adaphi.sim import Trace, request_kernels
 from adaphi.sim.requests import BUSY, OK, OUTCOMES, SHED, Served, World, serve
-from adaphi.sim.service_times import draw, quantile
+from adaphi.sim.service_times import draw
 from adaphi.sim.workload import Workload
 
 compiled = pytest.mark.skipif(

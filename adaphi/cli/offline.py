@@ -18,6 +18,7 @@ from .options import (
     ProfileFile,
     SwitchCost,
     make_objective,
+    numbers,
     seconds,
 )
 
@@ -62,19 +63,35 @@ def solve(
     period_ms: Annotated[
         float, typer.Option(help="Time from one answer to the next, for the battery.")
     ] = 100.0,
+    arrivals: Annotated[
+        str | None,
+        typer.Option(help="Requests a second, or lowest,highest: plan a queue, not a frame loop."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="From arrival to answer, for a queue.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Solve the table policy for a profile and budget traces.
 
     Without a trace, a cautious default chain stands for how budgets move. With --battery-wh the policy has a
     table for each price of energy and makes the battery last; traces with a column drain_w say what
-    everything else takes.
+    everything else takes. With --arrivals the policy is for requests that come on their own clock and wait:
+    it goes by queue, slack, arrival rate and slow-down (its --miss-cost is 1.5, its --switch-cost 0).
 
     \b
     Examples:
       adaphi solve --profile profile.json --trace monday.csv --trace tuesday.csv -o policy.npz
       adaphi solve --profile profile.json --trace monday.csv --battery-wh 15 --until 10h
+      adaphi solve --profile profile.json --arrivals 5,40 --deadline-ms 150 -o queue.npz
     """
+    if arrivals is not None:
+        if trace or battery_wh is not None or discount != "average":
+            raise InputError("--arrivals goes with neither --trace, --battery-wh nor --discount")
+        _solve_queue(
+            profile, output, arrivals, deadline_ms, miss_cost, switch_cost, latency, as_json
+        )
+        return
     from ..model_zoo.profile import Profile
     from ..policies.table import TablePolicy
     from ..policies.trace import Trace
@@ -110,6 +127,49 @@ def solve(
     )
     for line in show.promise_lines(policy):
         typer.echo(line)
+
+
+def _solve_queue(
+    profile: Path,
+    output: Path,
+    arrivals: str,
+    deadline_ms: float | None,
+    miss_cost: float | None,
+    switch_cost: float | None,
+    latency: str,
+    as_json: bool,
+) -> None:
+    from ..model_zoo.profile import Profile
+    from ..policies.queue_table import OBJECTIVE, QueuePlan
+
+    if deadline_ms is None:
+        raise InputError("--arrivals needs --deadline-ms: how long requests may wait and run")
+    objective = make_objective(miss_cost, switch_cost, default=OBJECTIVE)
+    plan = QueuePlan.solve(
+        Profile.load(profile),
+        deadline_ms=deadline_ms,
+        rates_per_s=numbers(arrivals, "--arrivals") or (),
+        miss_cost=objective.miss_cost,
+        switch_cost=objective.switch_cost,
+        latency=latency,
+    )
+    plan.save(output)
+    if as_json:
+        levels = {
+            name: getattr(plan, name).tolist() for name in ("slowdowns", "rates_per_s", "bounds")
+        }
+        show.print_json({"output": str(output), **levels})
+        return
+    factors, rates, waiting, slacks, variants = plan.table.shape
+    gap = float((plan.bounds[..., 1] - plan.bounds[..., 0]).max())
+    typer.echo(
+        f"{output}: {factors} slow-downs × {rates} arrival rates, each {waiting} × {slacks} × {variants} "
+        f"states (waiting, slack, active variant)"
+    )
+    typer.echo(
+        f"from {plan.rates_per_s[0]:.3g} to {plan.rates_per_s[-1]:.3g} requests a second; "
+        f"each optimum known to {gap:.2g} a second"
+    )
 
 
 def simulate(

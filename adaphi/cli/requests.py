@@ -47,6 +47,12 @@ def requests(
         Path | None, typer.Option(help="A budget trace that the sensors read (budget_ms, max_phi).")
     ] = None,
     max_requests: Annotated[int, typer.Option(min=1, help="How many may wait at a time.")] = 64,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="How many requests a run may answer together.")
+    ] = 1,
+    batch_growth: Annotated[
+        float, typer.Option(min=0, max=1, help="What each further one adds, in runs of one alone.")
+    ] = 1.0,
     latency: Latency = "p95",
     seed: Annotated[int, typer.Option(help="Of arrivals and latencies.")] = 0,
     as_json: Json = False,
@@ -80,6 +86,8 @@ def requests(
             name,
             world=world,
             max_requests=max_requests,
+            max_batch=max_batch,
+            batch_growth=batch_growth,
             latency=latency,
             seed=seed,
         )
