@@ -179,11 +179,12 @@ class Device:
         return False
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that is, or was, of this daemon or of one before it: by its folder."""
+        """Return every process that is of this daemon or of one before it: by its temporary folder."""
         found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
+        for process in psutil.process_iter(["cmdline", "environ"]):
             command = " ".join(process.info["cmdline"] or ())
-            if str(self.folder) in command and "adaphi" in command and process.pid != os.getpid():
+            folder = (process.info["environ"] or {}).get("TMPDIR", "")
+            if folder.startswith(str(self.folder)) and "adaphi" in command:
                 found.append(process)
         return found
 

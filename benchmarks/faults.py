@@ -216,9 +216,8 @@ class Round:
             maps = Path(f"/proc/{self._pid(who)}/maps").read_text()
             if "/dev/shm" in maps:
                 self.ledger.find(f"the {who} holds shared memory, which nobody would remove")
-        sockets = os.listdir(self.device.folder / "tmp")
-        if len(sockets) != 1:
-            self.ledger.find(f"temporary folders: {sockets}")
+        if left := os.listdir(self.device.folder / "tmp"):
+            self.ledger.find(f"temporary files: {left}")
         read_recording(self.device.disk / "flight")
         if "Traceback" in (log := self.device.log):
             self.ledger.find(log[log.index("Traceback") :][:2000])
