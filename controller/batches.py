@@ -32,10 +32,10 @@ class Batches:
         self._stall_ms: list[list[float]] = costs.stall_ms.tolist()
         self._caution: list[float] = (costs.latency_ms / typical_ms).tolist()
         self.paying: list[dict[int, float]] = [
-            {size: ms for size, ms in sorted(known.items()) if ms <= WORTH * size * single_ms}
+            {size: ms for size, ms in _best_first(known) if ms <= WORTH * size * single_ms}
             for known, single_ms in zip(batch_ms or [{}] * len(costs), typical_ms, strict=True)
         ]
-        """By φ: what each size that pays mostly takes (ms)."""
+        """By φ: what each size that pays mostly takes (ms); first the one that costs each request least."""
         shares = [ms / size for known in self.paying for size, ms in known.items()]
         self.least_ms = min([*typical_ms, *shares])
         """The least that one request can cost."""
@@ -47,3 +47,7 @@ class Batches:
     def need_ms(self, previous: int, phi: int, size: int) -> float:
         """Return what to plan with: as cautious as the policy is with single runs, and with the stall."""
         return self.paying[phi][size] * self._caution[phi] + self._stall_ms[previous][phi]
+
+
+def _best_first(batch_ms: Mapping[int, float]) -> list[tuple[int, float]]:
+    return sorted(batch_ms.items(), key=lambda known: (known[1] / known[0], -known[0]))

@@ -202,6 +202,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         """Return what a batch of each variant takes as a whole, by its size; {} where that is not known."""
         return [v.batch_ms or {} for v in self.variants]
 
+    def one_by_one(self) -> Profile:
+        """Return the profile as if nothing were known of batches."""
+        variants = tuple(msgspec.structs.replace(v, batch_ms=None) for v in self.variants)
+        return msgspec.structs.replace(self, variants=variants)
+
     def as_ladder(self) -> Ladder:
         """Return the variants alone, without their costs."""
         return Ladder(self.ladder, tuple(Variant(v.phi, v.name, v.quality) for v in self.variants))

@@ -5,7 +5,8 @@ clock jumps from event to event, and a run takes
 
     (time drawn for the request and the variant + stall from the active variant) · slow-down when it begins
 
-One model runs at a time, as in the daemon; what a run took moves the slow-down that is reckoned with, and
+One model runs at a time, as in the daemon; a batch takes as much longer than its first request alone as the
+profile says. What a run took moves the slow-down that is reckoned with, and
 budget and cap are read on the sensors' timer. Where the policy is a table, a compiled loop does the same,
 bit for bit (sim/request_kernels.py); the loop here is the one to read.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..controller.batches import Batches
 from ..controller.scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from ..controller.step import Controller
 from ..errors import Busy, Expired, InputError, RequestError, Shed
@@ -129,7 +131,8 @@ class Served:
         }
         if ran.any():
             p50, p95, p99 = np.percentile(self.latency_ms[ran], [50, 95, 99])
-            busy_s = float((self.done_s - self.began_s)[ran].sum())
+            _, first = np.unique(self.began_s[ran], return_index=True)  # of a batch
+            busy_s = float((self.done_s - self.began_s)[ran][first].sum())
             span_s = float(np.nanmax(self.done_s) - self.workload.arrived_s[0])
             figures |= {
                 "latency_p50_ms": float(p50),
@@ -160,7 +163,8 @@ def serve(
     `max_requests` may wait at a time. `service_ms` (N, M) is what each request takes with each variant;
     drawn from the profile by `seed` where it is not given. `latency` names the figure that the policy plans
     with, as the daemon's configuration does. `compiled` chooses the loop (None: the compiled one where the
-    policy is a table and numba is installed). Raises `InputError` where the parts do not fit together.
+    policy is a table, numba is installed and by the profile no batches pay). Raises `InputError` where the
+    parts do not fit together.
     """
     costs = profile.costs(latency)
     decider = choose(
@@ -171,16 +175,21 @@ def serve(
     _check_times(service_ms, len(workload), len(costs))
     plan = (world or World()).steps()
     typical_ms = profile.typical_ms(latency)
-    usable = request_kernels.COMPILED and isinstance(decider, Lookup)
+    batch_ms = profile.batch_ms()
+    together = any(Batches(costs, typical_ms, batch_ms).paying)
+    usable = request_kernels.COMPILED and isinstance(decider, Lookup) and not together
     if compiled and not usable:
-        raise InputError(f"the policy {decider.name!r} has no compiled loop here")
+        why = "the compiled loop knows no batches, and they pay" if together else "no compiled loop"
+        raise InputError(f"the policy {decider.name!r} on {profile.ladder!r}: {why} here")
     if usable if compiled is None else compiled:
         assert isinstance(decider, Lookup)
         outcome, phi, began, done, switches = request_kernels.run(
             workload, costs, typical_ms, decider, service_ms, plan, max_requests, Slowdown()
         )
     else:
-        daemon = _Daemon(workload, costs, typical_ms, decider, service_ms, plan, max_requests)
+        daemon = _Daemon(
+            workload, costs, typical_ms, decider, service_ms, plan, max_requests, batch_ms
+        )
         daemon.run()
         outcome, phi, began, done = daemon.outcome, daemon.phi, daemon.began_s, daemon.done_s
         switches = daemon.switches
@@ -212,12 +221,13 @@ class _Daemon:
         service_ms: Floats,
         world: request_kernels.World,
         max_requests: int,
+        batch_ms: list[dict[int, float]],
     ) -> None:
         requests = len(workload)
-        self.workload, self.costs, self.typical_ms = workload, costs, typical_ms
+        self.workload, self.typical_ms = workload, typical_ms
         controller = Controller(policy, costs)
         controller.reset()
-        self.scheduler = Scheduler(controller, costs, max_requests, typical_ms)
+        self.scheduler = Scheduler(controller, costs, max_requests, typical_ms, batch_ms)
         self.filter = Slowdown()
         self.limits = Limits()
         self.read_s = -math.inf
@@ -265,13 +275,13 @@ class _Daemon:
         """End the run under way, as the daemon's worker would tell, and begin the next."""
         start, now_s = self.running, self.ends_s
         assert start is not None
-        number, phi = start.request.ticket, start.decision.phi
-        measured_ms = (now_s - self.began_s[number]) * 1e3
-        self.filter.observe(measured_ms, self.typical_ms[phi], now_s)
+        measured_ms = (now_s - self.began_s[start.request.ticket]) * 1e3
+        self.filter.observe(measured_ms, self.scheduler.takes_ms(start), now_s)
         self._read_sensors(now_s)
         self.limits = self.limits._replace(slowdown=self.filter.at(now_s))
-        self.done_s[number] = now_s
-        self.outcome[number] = LATE if now_s > start.request.deadline_s else OK
+        for request in start.requests:
+            self.done_s[request.ticket] = now_s
+            self.outcome[request.ticket] = LATE if now_s > request.deadline_s else OK
         self.running, self.ends_s = None, math.inf
         self._start_next(now_s)
 
@@ -287,10 +297,14 @@ class _Daemon:
 
     def _begin(self, start: Start, now_s: float) -> None:
         number, (phi, previous, *_) = start.request.ticket, start.decision
-        run_ms = (self.service_ms[number, phi] + self.stall_ms[previous][phi]) * self.slow_at(now_s)
+        run_ms = self.service_ms[number, phi]
+        if start.joined:
+            run_ms *= self.scheduler.takes_ms(start) / self.typical_ms[phi]
+        run_ms = (run_ms + self.stall_ms[previous][phi]) * self.slow_at(now_s)
         self.switches += phi != previous
         self.running, self.ends_s = start, now_s + run_ms / 1e3
-        self.phi[number], self.began_s[number] = phi, now_s
+        for request in start.requests:
+            self.phi[request.ticket], self.began_s[request.ticket] = phi, now_s
 
     def _refuse(self, refusal: Refusal) -> None:
         codes = {Shed: SHED, Expired: EXPIRED, Busy: BUSY}
@@ -312,9 +326,9 @@ class _Daemon:
     def _busy_ms(self, now_s: float) -> float:
         if self.running is None:
             return 0.0
-        phi, number = self.running.decision.phi, self.running.request.ticket
-        takes_ms = self.typical_ms[phi] * self.limits.slowdown
-        return float(max(0.0, takes_ms - (now_s - self.began_s[number]) * 1e3))
+        takes_ms = self.scheduler.takes_ms(self.running) * self.limits.slowdown
+        began_s = self.began_s[self.running.request.ticket]
+        return float(max(0.0, takes_ms - (now_s - began_s) * 1e3))
 
 
 def _follow(times: Floats, values: Floats) -> Callable[[float], float]:
