@@ -83,14 +83,28 @@ def daemon(ladder: str | Profile, more: str = "") -> Iterator[Served]:
             yield served
 
 
-def stated_profile(ladder: str, names: Sequence[str], latency_ms: Sequence[float]) -> Profile:
-    """Return a profile that nobody measured, for daemons whose decisions are not the question."""
+def stated_profile(
+    ladder: str,
+    names: Sequence[str],
+    latency_ms: Sequence[float],
+    batch_sizes: Sequence[int] = (),
+) -> Profile:
+    """Return a profile that nobody measured, for daemons whose decisions are not the question.
+
+    A batch of one of `batch_sizes` takes as long as one alone.
+    """
     count = len(names)
     return Profile(
         ladder=ladder,
         backend="own" if ladder.startswith("python:") else "torch",
         variants=tuple(
-            VariantProfile(phi, name, 0.7 + 0.05 * phi, Latency(p50=ms, p95=ms))
+            VariantProfile(
+                phi,
+                name,
+                0.7 + 0.05 * phi,
+                Latency(p50=ms, p95=ms),
+                batch_ms=dict.fromkeys(batch_sizes, ms) or None,
+            )
             for phi, (name, ms) in enumerate(zip(names, latency_ms, strict=True))
         ),
         stall_ms=((0.0,) * count,) * count,

@@ -59,8 +59,8 @@ SENSORS = {
 class Device:
     """One daemon, its folder and its sensors' tree; `start` it again after a `kill`.
 
-    Without a `profile` it serves the checked ladder, φ taking `takes_ms[φ]`. `entering` changes the command
-    that starts it.
+    Without a `profile` it serves the checked ladder, φ taking `takes_ms[φ]`, and so a batch of one of
+    `batch_sizes`. `entering` changes the command that starts it.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Device:
         folder: Path,
         takes_ms: Sequence[float] = (2.0, 4.0, 8.0),
         *,
+        batch_sizes: Sequence[int] = (),
         profile: Profile | None = None,
         root: str = "device",
         hang_s: float = 0.8,
@@ -84,7 +85,8 @@ class Device:
         for name, content in SENSORS.items():
             (self.sensors / name).parent.mkdir(parents=True, exist_ok=True)
             (self.sensors / name).write_text(content)
-        profile = profile or stated_profile(checked.NAME, checked.NAMES, takes_ms)
+        stated = stated_profile(checked.NAME, checked.NAMES, takes_ms, batch_sizes)
+        profile = profile or stated
         profile.save(folder / "profile.json")
         self._entering = entering
         self._config = folder / "adaphi.toml"

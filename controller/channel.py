@@ -1,8 +1,9 @@
-"""What the front and one worker talk through: a pair of sockets, and shared memory for a request's tensor.
+"""What the front and one worker talk through: a pair of sockets, and shared memory for requests' tensors.
 
 A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer. The
-tensor of a request is copied once, into memory that both see: one model runs at a time, so one place does.
-When either process is gone the other reads the end of the stream, at once and without asking.
+tensor of a request is copied once, into memory that both see, those of a batch one behind the other: one
+model runs at a time, so one place does. When either process is gone the other reads the end of the stream, at
+once and without asking.
 """
 
 from __future__ import annotations
@@ -58,11 +59,14 @@ class FrontEnd:
         os.close(self._memory)
 
     def send(
-        self, kind: bytes, header: msgspec.Struct | None = None, tensor: NDArray[Any] | None = None
+        self, kind: bytes, header: msgspec.Struct | None = None, *tensors: NDArray[Any]
     ) -> bool:
         """Send without waiting; return False if the worker is gone, or has read nothing for long."""
-        if tensor is not None:
-            self._place[: tensor.nbytes] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        begin = 0
+        for tensor in tensors:
+            end = begin + tensor.nbytes
+            self._place[begin:end] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+            begin = end
         body = b"" if header is None else pack(header)
         try:
             self._socket.send(

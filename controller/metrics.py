@@ -53,6 +53,12 @@ class Metrics:
         self.in_flight = Gauge(
             "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
         )
+        self._batches = Counter(
+            "adaphi_batches",
+            "Runs that answered several requests at once, by how many.",
+            ["variant", "size"],
+            registry=registry,
+        )
         self.queue_depth = Gauge("adaphi_queue_depth", "Requests now waiting.", registry=registry)
         self._active = Gauge(
             "adaphi_variant_active", "1 for the active variant.", ["variant"], registry=registry
@@ -182,6 +188,10 @@ class Metrics:
             counter = self._requests.labels(self.ladder, variant, outcome)
             self._counters[outcome, phi] = counter
         counter.inc()
+
+    def count_batch(self, phi: int, size: int) -> None:
+        """Count a run that was for several requests."""
+        self._batches.labels(self._profile.variants[phi].name, str(size)).inc()
 
     def show_policy(self, name: str) -> None:
         """Record which policy decides from now on."""

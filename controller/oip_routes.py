@@ -333,7 +333,7 @@ class OpenInference:
             "version": self._names[phi],
             "last_inference": tally.last_ms,
             "inference_count": tally.done,
-            "execution_count": tally.done,
+            "execution_count": sum(count for count, _ in tally.runs.values()),
             "inference_stats": {
                 "success": duration(tally.done, tally.total_ns),
                 "fail": duration(tally.failed, tally.failed_ns),
@@ -346,11 +346,12 @@ class OpenInference:
             },
             "batch_stats": [
                 {
-                    "batch_size": 1,
+                    "batch_size": size,
                     "compute_input": none,
-                    "compute_infer": infer,
+                    "compute_infer": duration(*run),
                     "compute_output": none,
                 }
+                for size, run in sorted(tally.runs.items())
             ],
         }
 

@@ -3,7 +3,8 @@
 One model runs at a time. Requests wait in the order of their priorities and, within one, of their
 deadlines; one whose deadline has passed or whose client went away never starts, and one that could only
 be late even with the quickest variant that may answer it is refused at once. A run takes no longer than those
-that wait behind it can bear: quality goes before answers do.
+that wait behind it can bear: quality goes before answers do. Where the profile says that it pays, the next
+in the queue are joined to it and answered by the same run.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from __future__ import annotations
 import math
 from bisect import bisect, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice, takewhile
 from typing import Any, NamedTuple
 
 from ..errors import Busy, Expired, InvalidRequest, NotReady, RequestError, Shed
 from ..model_zoo.profile import Costs
+from .batches import Batches
 from .step import Controller, Decision, Reading
 
 DEFAULT_PRIORITY = 5
 """The priority of a request that has none: 1 to 4 are served before it, 6 and more after it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """A request as the scheduler sees it; `ticket` is whatever the caller needs to answer it.
 
@@ -47,6 +49,18 @@ class Request:
         """Return the time left until the deadline."""
         return (self.deadline_s - now_s) * 1e3
 
+    @property
+    def rank(self) -> int:
+        """Return the priority that counts: the smallest goes first."""
+        return self.priority or DEFAULT_PRIORITY
+
+    def is_like(self, other: Request) -> bool:
+        """Say whether both bring tensors of the same dtype and shape, or none."""
+        one, two = self.tensor, other.tensor
+        if one is None or two is None:
+            return one is two
+        return bool(one.dtype == two.dtype and one.shape == two.shape)
+
 
 class Limits(NamedTuple):
     """What the budget sources say now: a time budget (ms), the highest φ, the slow-down factor, and more.
@@ -66,7 +80,7 @@ class Limits(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin this request with this decision, and those that `joined` it in the same run."""
+    """Begin this request with this decision; those `joined` to it are answered by the same run."""
 
     request: Request
     decision: Decision
@@ -144,13 +158,17 @@ class Scheduler:
     """A bounded queue in the order of priority and deadline in front of one controller.
 
     `typical_ms` (M,) is what a run mostly takes. A policy plans with a cautious quantile, but only what
-    is typically too slow *could only be late* and is refused. A run answers `max_batch` requests at most.
+    is typically too slow *could only be late* and is refused. `batch_ms` (M,) is what batches take by their
+    size, for none: no batches; the tensors of one have at most `batch_bytes`. Batches that the policy itself
+    plans have at most `max_batch` requests.
     """
 
     controller: Controller
     costs: Costs
     max_requests: int = 64
     typical_ms: Sequence[float] = ()
+    batch_ms: Sequence[Mapping[int, float]] = ()
+    batch_bytes: float = math.inf
     max_batch: int = 1
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     _queue: list[Place] = field(default_factory=list)  # ascending: the first runs next
@@ -158,6 +176,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.typical_ms = self.typical_ms or self.costs.latency_ms.tolist()
+        self.batches = Batches(self.costs, self.typical_ms, self.batch_ms)
         self._quality: list[float] = self.costs.quality.tolist()
 
     def __len__(self) -> int:
@@ -176,12 +195,12 @@ class Scheduler:
         self._check(request)
         self.arrivals.observe(now_s)
         admitted = self._admitted(request, limits)
-        rank = request.priority or DEFAULT_PRIORITY
+        rank = request.rank
         place: Place = (rank, request.deadline_s, next(self._order), request)
         full = len(self._queue) >= self.max_requests
         if full and self._queue[-1][0] <= rank:
             raise Busy(f"{len(self._queue)} requests are waiting already")
-        wait_ms = busy_ms + bisect(self._queue, place) * min(self.typical_ms) * limits.slowdown
+        wait_ms = busy_ms + bisect(self._queue, place) * self.batches.least_ms * limits.slowdown
         self._refuse_a_miss(request, now_s, wait_ms, self._quickest_ms(admitted, limits))
         last = self._queue.pop()[-1] if full else None
         insort(self._queue, place)
@@ -200,7 +219,7 @@ class Scheduler:
             )
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
-        """Take out the most urgent request: decide on it, or say why it is refused."""
+        """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused."""
         for refusal in self.expired(now_s):
             return refusal
         if not self._queue:
@@ -212,15 +231,21 @@ class Scheduler:
         except RequestError as error:
             return Refusal(request, error)
         decision = self._decide(request, now_s, limits, admitted)
-        return Start(request, decision, self._join(request, decision))
+        if decision.batch > 1 and self.max_batch > 1:
+            return Start(request, decision, self._join_planned(request, decision))
+        return Start(request, decision, self._join(request, decision, now_s, limits))
 
-    def _join(self, request: Request, decision: Decision) -> tuple[Request, ...]:
-        """Take out the next of the same priority for the same run, as far as its variant may answer them."""
-        rank, count = request.priority or DEFAULT_PRIORITY, 0
+    def takes_ms(self, start: Start) -> float:
+        """Return what this run mostly takes by the profile."""
+        return self.batches.takes_ms(start.decision.phi, 1 + len(start.joined))
+
+    def _join_planned(self, request: Request, decision: Decision) -> tuple[Request, ...]:
+        """Take out as many as the policy planned, as far as its variant may answer them."""
+        count = 0
         for place in self._queue[: min(decision.batch, self.max_batch) - 1]:
             other = place[-1]
             free = other.phi is None and other.reading_ms is None and not other.min_quality
-            if not free or place[0] != rank:
+            if not free or place[0] != request.rank:
                 break
             count += 1
         joined, self._queue[:count] = self._queue[:count], []
@@ -263,12 +288,85 @@ class Scheduler:
             )
         return self.controller.step(reading)
 
+    def _join(
+        self, request: Request, decision: Decision, now_s: float, limits: Limits
+    ) -> tuple[Request, ...]:
+        """Take out the next requests that are to be answered by the run of `request`, and return them.
+
+        Of the sizes that are on time for `request`, within its budget and for those that wait behind, the one
+        that costs each request least. Whom it takes has the same priority and so no earlier a deadline.
+        """
+        phi, waiting = decision.phi, len(self._queue)
+        paying = self.batches.paying[phi]
+        if not paying or not waiting or request.reading_ms is not None:
+            return ()
+        if limits.resident is not None and phi not in limits.resident:
+            return ()  # a load comes first, and nobody knows how long it takes
+        budget_ms = math.inf if limits.budget_ms is None else limits.budget_ms
+        time_ms = min(request.slack_ms(now_s), budget_ms)
+        likely = [size for size in paying if size - 1 <= waiting]
+        fitting = sum(1 for _ in self._fitting(request, phi, max(likely, default=1) - 1))
+
+        def is_on_time(size: int) -> bool:
+            need_ms = self.batches.need_ms(decision.previous, phi, size)
+            run_ms = need_ms * limits.slowdown
+            return run_ms <= time_ms and not self._harms(request, now_s, limits, size - 1, run_ms)
+
+        sizes = (size for size in likely if size - 1 <= fitting and is_on_time(size))
+        joined = next(sizes, 1) - 1
+        taken, self._queue = self._queue[:joined], self._queue[joined:]
+        return tuple(place[-1] for place in taken)
+
+    def _fitting(self, request: Request, phi: int, most: int) -> Iterator[Request]:
+        """Yield the next requests, `most` at most, that a run of `phi` for `request` can answer as well.
+
+        The first that does not fit ends it: nobody is overtaken. One that wishes for a variant fits another's
+        where both are the same; one that is decided on by its own reading runs alone.
+        """
+        if request.tensor is not None:
+            most = int(min(most, self.batch_bytes / max(request.tensor.nbytes, 1) - 1))
+
+        def fits(other: Request) -> bool:
+            wished = other.phi == phi or (other.phi is None and request.phi is None)
+            good = other.min_quality is None or self._quality[phi] >= other.min_quality
+            alike = other.rank == request.rank and other.is_like(request)
+            return wished and good and alike and other.reading_ms is None
+
+        return takewhile(fits, (place[-1] for place in islice(self._queue, max(0, most))))
+
+    def _harms(
+        self, request: Request, now_s: float, limits: Limits, joined: int, run_ms: float
+    ) -> bool:
+        """Say whether one of the same priority gets late by a run of `run_ms` for the next `joined`, too.
+
+        That is one who would be on time if all were answered one by one, as quickly as may be, and is not
+        if those behind are answered so after that run.
+        """
+        typical, slowdown = self.typical_ms, limits.slowdown
+        quickest_ms = min(typical) * slowdown
+        alone_ms, after_ms = quickest_ms, run_ms
+        for number, (rank, deadline_s, _, other) in enumerate(self._queue):
+            if rank != request.rank:
+                break
+            slack_ms = (deadline_s - now_s) * 1e3
+            its_ms = quickest_ms if other.phi is None else typical[other.phi] * slowdown
+            in_time = alone_ms + its_ms <= slack_ms
+            if in_time:
+                alone_ms += its_ms
+            if number < joined:
+                continue
+            if after_ms + its_ms <= slack_ms:
+                after_ms += its_ms
+            elif in_time:
+                return True
+        return False
+
     def _room_ms(self, request: Request, now_s: float, limits: Limits) -> float:
         """Return what a run may take so that none of the same priority that waits behind it gets late.
 
         Those are taken to be answered as quickly as they may be; whom even that would not save has no say.
         """
-        rank, typical = request.priority or DEFAULT_PRIORITY, self.typical_ms
+        rank, typical = request.rank, self.typical_ms
         quickest_ms = min(typical) * limits.slowdown
         room_ms, work_ms = math.inf, 0.0
         for other_rank, deadline_s, _, other in self._queue:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..config import Config
 from ..errors import Draining, NotReady, RequestError, TooLarge, WorkerLost, from_code
@@ -53,12 +55,12 @@ class Ticket:
 
 @dataclass(slots=True)
 class Running:
-    """The request in the worker."""
+    """The run in the worker, and those of its requests that nobody has answered yet."""
 
     key: int
     start: Start
     began_s: float
-    answered: bool = False
+    waiting: list[Request] = field(default_factory=list)
 
 
 class Service:
@@ -78,9 +80,13 @@ class Service:
         self.profile = profile
         self.metrics = metrics
         self.supervisor = supervisor
-        self._typical_ms = profile.typical_ms(config.latency)
         self.scheduler = Scheduler(
-            Controller(policy, costs), costs, config.queue.max_requests, self._typical_ms
+            Controller(policy, costs),
+            costs,
+            config.queue.max_requests,
+            profile.typical_ms(config.latency),
+            profile.batch_ms(),
+            batch_bytes=config.zmq.max_message_mb * 1e6,
         )
         self.rollout = Rollout(
             self.scheduler.controller,
@@ -163,11 +169,12 @@ class Service:
         running = self.running
         if self.scheduler.cancel(ticket):
             self.metrics.count("cancelled")
-        elif (
-            running is not None and running.start.request.ticket is ticket and not running.answered
-        ):
-            running.answered = True
-            self.metrics.count("cancelled", running.start.decision.phi)
+        elif running is not None:
+            for request in running.waiting:
+                if request.ticket is ticket:
+                    running.waiting.remove(request)
+                    self.metrics.count("cancelled", running.start.decision.phi)
+                    return
 
     def _start_next(self) -> None:
         """Give the worker its next request, if it is free and there is one."""
@@ -184,20 +191,30 @@ class Service:
                 self._run(chosen, now_s)
 
     def _run(self, start: Start, now_s: float) -> None:
-        request, decision = start.request, start.decision
+        requests, decision = start.requests, start.decision
         self._keys += 1
-        self.running = Running(self._keys, start, now_s)
-        tensor = request.tensor
-        keep = None if decision.keep is None else tuple(sorted(decision.keep))
-        header = worker.Run(
-            self._keys, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep
-        )
-        self.supervisor.send(worker.RUN, header, tensor)
+        self.running = Running(self._keys, start, now_s, list(requests))
+        self.supervisor.send(worker.RUN, self._order(start), *(r.tensor for r in requests))
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
             self.history.switch()
-        self.metrics.in_flight.set(1)
+        if start.joined:
+            self.metrics.count_batch(decision.phi, len(requests))
+        self.metrics.in_flight.set(len(requests))
         self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
+
+    def _order(self, start: Start) -> worker.Run:
+        """Return what the worker is told: a batch has its size before the shape, and its own labels."""
+        request, decision = start.request, start.decision
+        tensor = request.tensor
+        keep = None if decision.keep is None else tuple(sorted(decision.keep))
+        run = worker.Run(
+            self._keys, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep
+        )
+        if start.joined:
+            run.top, run.tops = 0, tuple(r.top for r in start.requests)
+            run.shape = (len(run.tops), *tensor.shape)
+        return run
 
     def _free(self) -> None:
         self.running = None
@@ -221,20 +238,25 @@ class Service:
         running = self.running
         if running is None or running.key != done.key:
             return
-        decision, answer = running.start.decision, None
-        if not running.answered:
-            answer = self._answer(running, done, tensor)
+        start, phi = running.start, running.start.decision.phi
+        answers = []
+        for request, answer, output in _each(start, done, tensor):
+            if request in running.waiting:
+                running.waiting.remove(request)
+                answers.append((request, self._answer(running, request, answer, output)))
         if not done.cold:
-            profiled_ms = self._typical_ms[decision.phi]
-            self.slowdown.observe(done.inference_ms, profiled_ms, self._now())
+            takes_ms = self.scheduler.takes_ms(start)
+            self.slowdown.observe(done.inference_ms, takes_ms, self._now())
         self.on_kept(frozenset(done.resident))
-        if answer is not None:
-            self._report(decision, not answer.late)
+        for request, header in answers:
+            self._report(running, request, not header.late)
         self._free()
         self.supervisor.proved_well()
-        self.metrics.inference_of(decision.phi).observe(done.inference_ms / 1e3)
-        if answer is not None:
-            self._put_down(running, answer)
+        self.metrics.inference_of(phi).observe(done.inference_ms / 1e3)
+        if answers:
+            self.tallies[phi].add_run(len(start.requests), done.inference_ms)
+        for request, header in answers:
+            self._put_down(running, request, header)
 
     def on_kept(self, resident: frozenset[int]) -> None:
         """Note what is resident now."""
@@ -272,8 +294,9 @@ class Service:
         running = self.running
         if running is None:
             return
-        if now_s > running.start.request.deadline_s + GRACE_S:
-            self._refuse_running(WorkerLost(f"no answer within {GRACE_S} s after the deadline"))
+        if overdue := [r for r in running.waiting if now_s > r.deadline_s + GRACE_S]:
+            error = WorkerLost(f"no answer within {GRACE_S} s after the deadline")
+            self._refuse_running(error, overdue)
         if now_s - running.began_s > self.config.worker.hang_s:
             self.supervisor.kill(f"no answer for {now_s - running.began_s:.0f} s")
             running.began_s = now_s  # its death frees the place
@@ -322,13 +345,15 @@ class Service:
         """Return how long the running request will still take."""
         if self.running is None:
             return 0.0
-        takes_ms = self._typical_ms[self.running.start.decision.phi] * self.limits.slowdown
+        takes_ms = self.scheduler.takes_ms(self.running.start) * self.limits.slowdown
         return float(max(0.0, takes_ms - (now_s - self.running.began_s) * 1e3))
 
     # ---------------------------------------------------------------------------- answers
 
-    def _answer(self, running: Running, done: worker.Done, tensor: list[Any]) -> AnswerHeader:
-        request, phi = running.start.request, running.start.decision.phi
+    def _answer(
+        self, running: Running, request: Request, done: worker.Done, tensor: list[Any]
+    ) -> AnswerHeader:
+        phi = running.start.decision.phi
         now_s = self._now()
         header = AnswerHeader(
             id=request.ticket.id,
@@ -342,25 +367,27 @@ class Service:
             shape=done.shape,
             top=done.top,
         )
-        running.answered = True
         request.ticket.reply(header, tensor)
         return header
 
-    def _put_down(self, running: Running, answer: AnswerHeader) -> None:
+    def _put_down(self, running: Running, request: Request, answer: AnswerHeader) -> None:
         """Count and record an answer that was given."""
         outcome = "late" if answer.late else "ok"
         latency_s, queue_s = answer.latency_ms / 1e3, answer.queue_ms / 1e3
         self.tallies[answer.phi].add(latency_s, queue_s, answer.inference_ms)
         self.metrics.count(outcome, answer.phi)
         self.history.answer(late=answer.late)
-        self._record(
-            running.start, outcome, running.began_s, answer.inference_ms, answer.latency_ms
-        )
+        # What the request alone would have taken, a batch does not tell.
+        inference_ms = None if running.start.joined else answer.inference_ms
+        self._record(running, request, outcome, inference_ms, answer.latency_ms)
         self.metrics.request_seconds.observe(latency_s)
         self.metrics.queue_seconds.observe(queue_s)
 
-    def _report(self, decision: Decision, on_time: bool) -> None:
-        controller = self.scheduler.controller
+    def _report(self, running: Running, request: Request, on_time: bool) -> None:
+        """Tell how a decision came out; it was made for the first request of a run alone."""
+        decision, controller = running.start.decision, self.scheduler.controller
+        if request is not running.start.request:
+            return
         if news := self.rollout.observe(decision, on_time):
             log.warning("the new policy %s", news)
             self.metrics.count_rollout(news.partition(" after ")[0].replace(" ", "_"))
@@ -379,21 +406,23 @@ class Service:
 
     def _record(
         self,
-        start: Start,
+        running: Running,
+        request: Request,
         outcome: str,
-        began_s: float,
         inference_ms: float | None,
         latency_ms: float | None,
     ) -> None:
-        """Keep what was decided and what came of it."""
-        decision = start.decision
+        """Keep what was decided and what came of it; for one that was joined nothing was decided."""
+        decision = running.start.decision
+        if request is not running.start.request:
+            decision = Decision(decision.phi, decision.phi, None)
         self._keep(
             flight.DECISION,
             outcome=outcome,
             previous=decision.previous,
             phi=decision.phi,
             reading_ms=None if decision.reading is None else decision.reading.budget_ms,
-            slack_ms=start.request.slack_ms(began_s),
+            slack_ms=request.slack_ms(running.began_s),
             inference_ms=inference_ms,
             latency_ms=latency_ms,
         )
@@ -412,14 +441,31 @@ class Service:
                 **what,
             )
 
-    def _refuse_running(self, error: RequestError) -> None:
+    def _refuse_running(self, error: RequestError, whom: list[Request] | None = None) -> None:
+        """Answer `whom` of the running requests (None: all that have no answer yet) with this error."""
         running = self.running
-        if running is None or running.answered:
+        if running is None:
             return
-        running.answered = True
-        request, phi = running.start.request, running.start.decision.phi
-        self.metrics.count("error", phi)
-        self.tallies[phi].add_failure(self._now() - request.arrived_s)
-        self._record(running.start, "error", running.began_s, None, None)
-        self._report(running.start.decision, False)
-        request.ticket.reply(error, [])
+        phi = running.start.decision.phi
+        for request in running.waiting[:] if whom is None else whom:
+            running.waiting.remove(request)
+            self.metrics.count("error", phi)
+            self.tallies[phi].add_failure(self._now() - request.arrived_s)
+            self._record(running, request, "error", None, None)
+            self._report(running, request, False)
+            request.ticket.reply(error, [])
+
+
+def _each(
+    start: Start, done: worker.Done, tensor: list[Any]
+) -> Iterator[tuple[Request, worker.Done, list[Any]]]:
+    """Yield each request of a run with its own part of the answer: rows of a batch are in their order."""
+    if not start.joined:
+        yield start.request, done, tensor
+        return
+    size, data = len(start.requests), tensor[0] if tensor else b""
+    part_bytes = len(data) // size
+    for place, (request, top) in enumerate(zip(start.requests, done.tops, strict=True)):
+        part = data[place * part_bytes : (place + 1) * part_bytes]
+        answer = msgspec.structs.replace(done, shape=done.shape[1:], top=top)
+        yield request, answer, [part] if tensor else []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Tally:
-    """One variant's runs: how many, and the sums of their times (ns); `last_ms` since the epoch."""
+    """One variant's answers: how many, and the sums of their times (ns); `last_ms` since the epoch.
+
+    `runs` are how many runs there were, and the sum of their times (ns), by how many requests they were for.
+    """
 
     done: int = 0
     failed: int = 0
@@ -17,6 +20,12 @@ class Tally:
     queue_ns: int = 0
     inference_ns: int = 0
     last_ms: int = 0
+    runs: dict[int, tuple[int, int]] = field(default_factory=lambda: {1: (0, 0)})
+
+    def add_run(self, size: int, inference_ms: float) -> None:
+        """Count a run for `size` requests."""
+        count, sum_ns = self.runs.get(size, (0, 0))
+        self.runs[size] = count + 1, sum_ns + int(inference_ms * 1e6)
 
     def add(self, latency_s: float, queue_s: float, inference_ms: float) -> None:
         """Count an answer: arrival to answer, of which in the queue and in the model."""

@@ -24,7 +24,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 class Supervisor:
     """Keeps one worker process running; messages from it go to `on_message(kind, header, tensor)`.
 
-    A request's tensor has at most `place_bytes`. Each worker has a channel of its own, so nothing of a dead
+    A run's tensors have at most `place_bytes`. Each worker has a channel of its own, so nothing of a dead
     worker can be taken for its successor's. `on_loss(reason)` is called as soon as a worker is gone, after
     what it said last. Workers that die young are replaced after growing pauses.
     """
@@ -60,10 +60,10 @@ class Supervisor:
         self,
         kind: bytes,
         header: msgspec.Struct | None = None,
-        tensor: NDArray[Any] | None = None,
+        *tensors: NDArray[Any],
     ) -> bool:
-        """Send to the worker; return False if there is none. A `tensor` replaces the one sent before."""
-        return self._channel is not None and self._channel.send(kind, header, tensor)
+        """Send to the worker; return False if there is none. `tensors` replace those sent before."""
+        return self._channel is not None and self._channel.send(kind, header, *tensors)
 
     def proved_well(self) -> None:
         """Note that the worker works, so that its successor would be started without a pause."""

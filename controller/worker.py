@@ -1,8 +1,8 @@
 """The worker process: the only place that runs models. The front may kill it at any instant.
 
 It inherits its end of a channel, loads and warms the ladder, measures a profile if it was given none,
-and then runs one request after the other. Messages are a kind and a header; a request's tensor lies in the
-channel's shared memory, an answer's follows its header:
+and then runs one request, or one batch, after the other. Messages are a kind and a header; the tensors of
+requests lie in the channel's shared memory, an answer's follows its header:
 
     front → worker    R run · = have these resident · L load a variant behind the runs · E evict one
                       ? what is resident: a sign of life
@@ -16,6 +16,7 @@ It ends when the front is gone: the channel says so, and on Linux the kernel kil
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import signal
 import sys
@@ -34,11 +35,17 @@ if TYPE_CHECKING:
     from ..model_zoo.choosing import Measured
     from ..model_zoo.pool import WarmPool
 
+log = logging.getLogger("adaphi")
+
 WARM_UP_RUNS = 3
 
 LOADING_POLL_MS, IDLE_POLL_MS = 20, 500
 RUN, KEEP, LOAD, EVICT, ASK = b"R", b"=", b"L", b"E", b"?"
 PROGRESS, FATAL, UP, DONE, FAILED, KEPT, LOADED = b"P", b"F", b"U", b"D", b"X", b"K", b"O"
+
+
+Labels = tuple[tuple[str, float], ...]
+"""Classes with their probabilities."""
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -77,7 +84,7 @@ class Up(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """A finished run."""
+    """A finished run: of a batch, `shape` begins with its size, and `tops` are its requests' labels."""
 
     key: int
     inference_ms: float
@@ -85,7 +92,8 @@ class Done(msgspec.Struct):
     resident: tuple[int, ...]
     dtype: str
     shape: tuple[int, ...]
-    top: tuple[tuple[str, float], ...]
+    top: Labels
+    tops: tuple[Labels, ...] = ()
 
 
 class Kept(msgspec.Struct):
@@ -123,7 +131,10 @@ class Failed(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes)."""
+    """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes).
+
+    With `tops`, how many labels each request wants, it is for a batch, and `shape` begins with its size.
+    """
 
     key: int
     phi: int
@@ -131,6 +142,7 @@ class Run(msgspec.Struct):
     dtype: str
     shape: tuple[int, ...]
     keep: tuple[int, ...] | None = None
+    tops: tuple[int, ...] = ()
 
 
 def main(orders_json: str) -> None:
@@ -183,6 +195,9 @@ def _start(orders: Orders, front: WorkerEnd) -> WarmPool | None:
         )
         soften_loads(pool)
         profile = orders.profile or _measure(orders, pool, front, compared)
+        if profile.backend != backend and any(profile.batch_ms()):
+            log.warning("its batches were measured with %s: none is run", profile.backend)
+            profile = profile.one_by_one()
         pool = pool_of(profile, pool)
         pool.load_all()
         _warm_up(pool)
@@ -263,8 +278,12 @@ def _tell_if_loaded(front: WorkerEnd, pool: WarmPool, phi: int) -> bool:
 def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
     try:
         x = np.frombuffer(front.place, run.dtype, math.prod(run.shape)).reshape(run.shape)
-        result = pool.run(run.phi, x, keep=None if run.keep is None else frozenset(run.keep))
-        top = result.runner.labels(result.output, run.top) if run.top else ()
+        keep = None if run.keep is None else frozenset(run.keep)
+        result = pool.run(run.phi, x, keep=keep, batched=bool(run.tops))
+        label = result.runner.labels
+        top = label(result.output, run.top) if run.top else ()
+        outputs = zip(result.output, run.tops, strict=True) if run.tops else ()
+        tops = tuple(label(output, wanted) if wanted else () for output, wanted in outputs)
     except RequestError as error:
         front.tell(FAILED, Failed(run.key, error.code, error.message))
         return
@@ -280,6 +299,7 @@ def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
         dtype=output.dtype.name,
         shape=output.shape,
         top=top,
+        tops=tops,
     )
     front.tell(DONE, done, output)
 

@@ -5,7 +5,8 @@
         return [OwnVariant(0, "small", 0.70, load=small), OwnVariant(1, "large", 0.76, load=large)]
 
 `load` is called in the worker when the variant becomes resident and returns what answers: image in
-(height × width × 3, uint8), array out. It may use any framework, or none.
+(height × width × 3, uint8), array out. It may use any framework, or none. If what it returns has a method
+`batch`, images of one size (k × height × width × 3) in and k answers out, requests can be answered together.
 """
 
 from __future__ import annotations

@@ -122,11 +122,14 @@ class WarmPool:
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
 
-    def run(self, phi: int, x: Array, *, keep: Set[int] | None = None) -> Run:
+    def run(
+        self, phi: int, x: Array, *, keep: Set[int] | None = None, batched: bool = False
+    ) -> Run:
         """Run variant `phi` on `x`, loading it first if it is not resident.
 
         With `keep` that set is to be resident afterwards: what else is resident is evicted, what is missing
-        is loaded behind the run.
+        is loaded behind the run. `batched`: `x` is k inputs, stacked, and so is the output. Raises
+        `LadderError` where the variant takes one input at a time, or returns another number of outputs.
         """
         began = time.perf_counter()
         if keep is not None:
@@ -135,7 +138,7 @@ class WarmPool:
         runner = self._take(phi)
         if keep is not None:
             self._load_behind(sorted(keep - self.resident))
-        output = runner(x)
+        output = _batch(runner, x, self.ladder.variants[phi].name) if batched else runner(x)
         if keep is not None and phi not in keep:
             self.evict(phi)
         return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
@@ -208,6 +211,15 @@ class WarmPool:
             )
         while self._runners and wanted_bytes + sum(map(self.memory_bytes, self._runners)) > limit:
             self.evict(next(iter(self._runners)))
+
+
+def _batch(runner: Runner, x: Array, name: str) -> Array:
+    if runner.batch is None:
+        raise LadderError(f"variant {name!r} takes one input at a time")
+    output = runner.batch(x)
+    if len(output) != len(x):
+        raise LadderError(f"variant {name!r} made {len(output)} answers of {len(x)} inputs")
+    return output
 
 
 def soften_loads(pool: WarmPool) -> None:

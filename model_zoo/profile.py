@@ -8,7 +8,8 @@ A profile is measured by `adaphi profile` or written by hand. Its file (schema 1
                    "memory_bytes": 61000000, "energy_mj": null}],
      "stall_ms": [[0]]}
 
-`null` means: not known here. Nothing is ever invented in its place.
+`null` means: not known here. Nothing is ever invented in its place. A variant may also have `batch_ms`, what
+a batch takes as a whole by its size, `{"2": 15.0, "4": 21.0}`: only sizes that stand there are ever run.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class Latency(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class VariantProfile(msgspec.Struct, frozen=True):
-    """What one variant costs: latency (ms), resident memory (bytes), energy (mJ per answer)."""
+    """What one variant costs: latency (ms), resident memory (bytes), energy (mJ per answer).
+
+    `batch_ms` is what a batch mostly takes as a whole, by its size; None where that is not known.
+    """
 
     phi: int
     name: str
@@ -61,6 +65,7 @@ class VariantProfile(msgspec.Struct, frozen=True):
     latency_ms: Latency
     memory_bytes: int | None = None
     energy_mj: float | None = None
+    batch_ms: dict[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             for v in self.variants
         ]
 
+    def batch_ms(self) -> list[dict[int, float]]:
+        """Return what a batch of each variant takes as a whole, by its size; {} where that is not known."""
+        return [v.batch_ms or {} for v in self.variants]
+
+    def one_by_one(self) -> Profile:
+        """Return the profile as if nothing were known of batches."""
+        variants = tuple(msgspec.structs.replace(v, batch_ms=None) for v in self.variants)
+        return msgspec.structs.replace(self, variants=variants)
+
     def as_ladder(self) -> Ladder:
         """Return the variants alone, without their costs."""
         return Ladder(self.ladder, tuple(Variant(v.phi, v.name, v.quality) for v in self.variants))
@@ -239,6 +253,12 @@ def _check(profile: Profile) -> None:
             value = getattr(variant, name)
             if value is not None and not (np.isfinite(value) and value >= 0):
                 fail(f"{name} is {value}; expected a finite number ≥ 0 - at `{path}.{name}`")
+        for size, value in (variant.batch_ms or {}).items():
+            where = f"at `{path}.batch_ms`"
+            if size < 2:
+                fail(f"{size} is no size of a batch; one alone is latency_ms - {where}")
+            if not (np.isfinite(value) and value > 0):
+                fail(f"a batch of {size} takes {value}; expected milliseconds above 0 - {where}")
     _check_stalls(profile.stall_ms, len(profile.variants), "$.stall_ms")
     if profile.cold_stall_ms is not None:
         _check_stalls(profile.cold_stall_ms, len(profile.variants), "$.cold_stall_ms")

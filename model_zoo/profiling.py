@@ -7,6 +7,9 @@ does not admit the whole ladder, each pair has a series of its own; two variants
 never switch hot, and their stall is written as 0. Cold stalls are load + first run minus the median warm
 run, measured by evicting and loading again.
 
+What a batch takes is measured in rounds of one single run and one of each size, in turn, and noted as
+the typical latency times the median ratio of the two: so it stands to `latency_ms` as batch to single run.
+
 Of a ladder of candidates every one is measured; the profile holds those that no other one beats. An int8
 variant's quality is a published figure, so how often it names fp32's first class is counted beside it.
 """
@@ -19,6 +22,8 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 from ..errors import LadderError
 from .backends import Array
@@ -34,6 +39,9 @@ Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being measured)."""
 
 
+BATCH_SIZES = (2, 4, 8)
+"""Which batches are measured; the size that pays best is among them or near."""
+
 LEAST_AGREEMENT = 0.75
 """With fp32's first class, on calibration pictures: below it, int8 is not to be trusted on this processor."""
 
@@ -43,6 +51,7 @@ def measure(
     *,
     rounds: int = 30,
     cold_rounds: int = 3,
+    batch_rounds: int = 0,
     conditions: dict[str, str | int | float] | None = None,
     compared: Sequence[Measured] = (),
     meter: RaplMeter | None = None,
@@ -50,14 +59,15 @@ def measure(
 ) -> Profile:
     """Measure the pool's ladder; every variant is resident afterwards, as far as the limit admits.
 
-    Each round runs every ordered pair of variants once: M² runs. `conditions` goes into the profile
-    beside what is added here, and so does what was `compared` to choose the backend. Energy is None where
-    `meter` finds no counter. Of candidates, the profile has fewer variants than the pool: `pool_of` makes one
-    that fits.
+    Each round runs every ordered pair of variants once: M² runs. Each of `batch_rounds` runs every variant
+    on 15 inputs, where it takes several at once; otherwise, or for none, `batch_ms` is None. `conditions`
+    goes into the profile beside what is added here, and so does what was `compared` to choose the backend.
+    Energy is None where `meter` finds no counter. Of candidates, the profile has fewer variants than the
+    pool: `pool_of` makes one that fits.
     """
     count = len(pool.ladder)
     meter = RaplMeter() if meter is None else meter
-    total = 1 + count * cold_rounds + rounds + count * meter.available
+    total = 1 + count * (cold_rounds + batch_rounds + meter.available) + rounds
     done = 0
 
     def step(what: str) -> None:
@@ -80,6 +90,12 @@ def measure(
                 if number >= 0:
                     samples.setdefault((previous, now), []).append(taken)
     steady = [median(samples[phi, phi]) for phi in range(count)]
+
+    batches: list[dict[int, float] | None] = [None] * count
+    for phi in range(count if batch_rounds else 0):
+        rows = _batch_rounds(pool, phi, inputs[phi], batch_rounds, step)
+        typical_ms = median(s for (_, now), some in samples.items() if now == phi for s in some)
+        batches[phi] = {k: round(typical_ms * x, 4) for k, x in _ratios(rows).items()} or None
 
     cold: list[list[float]] = [[] for _ in range(count)]
     for _ in range(cold_rounds):
@@ -111,6 +127,7 @@ def measure(
                 ),
                 memory_bytes=pool.memory_bytes(v.phi),
                 energy_mj=energy[v.phi],
+                batch_ms=batches[v.phi],
             )
             for v in pool.ladder.variants
         ),
@@ -129,6 +146,7 @@ def measure(
             "memory_bytes": "measured",
             "energy_mj": "measured" if meter.available else "not measurable here",
             "stall_ms": "measured",
+            **({"batch_ms": "measured"} if batch_rounds else {}),
             "quality": "/".join(sorted({v.quality_origin for v in pool.ladder.variants})),
         },
     )
@@ -175,6 +193,27 @@ def _agreement(pool: WarmPool) -> dict[str, str]:
 def _example(pool: WarmPool, phi: int) -> Array:
     pool.load(phi)
     return pool.runner(phi).example
+
+
+def _batch_rounds(
+    pool: WarmPool, phi: int, x: Array, rounds: int, step: Callable[[str], None]
+) -> list[dict[int, float]]:
+    """Return what a single run and each batch took (ms) in every round, by size; {} where there are none."""
+    pool.load(phi)
+    stacks = {} if pool.runner(phi).batch is None else {k: np.stack([x] * k) for k in BATCH_SIZES}
+    rows = []
+    for number in range(-1, rounds):  # the first is to warm up
+        if number >= 0:
+            step(f"batches of {pool.ladder.variants[phi].name}, round {number + 1} of {rounds}")
+        row = {k: pool.run(phi, xs, batched=True).latency_ms for k, xs in stacks.items()}
+        if number >= 0 and row:
+            rows.append(row | {1: pool.run(phi, x).latency_ms})
+    return rows
+
+
+def _ratios(rows: list[dict[int, float]]) -> dict[int, float]:
+    """Return how many single runs a batch takes, by its size: the median over rounds."""
+    return {k: median(row[k] / row[1] for row in rows) for k in BATCH_SIZES} if rows else {}
 
 
 def _groups(pool: WarmPool) -> list[tuple[int, ...]]:

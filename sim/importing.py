@@ -25,9 +25,9 @@ def import_flight(folder: str | Path) -> Trace:
 
     Row by row, `reading_ms` is what the policy decided on and `budget_ms` what was left until the deadline
     when the run began, in the profile's time: divided by how much slower than profiled this very run was (for
-    those that never ended, by the slow-down reckoned with). Pinned and refused requests, on which no policy
-    decided, are left out. Further columns: `phi` that answered, `late` (0 or 1). Raises `InputError` or
-    `TraceError`.
+    those that never ended or were answered with others, by the slow-down reckoned with). Pinned, joined and
+    refused requests, on which no policy decided, are left out. Further columns: `phi` that answered, `late`
+    (0 or 1). Raises `InputError` or `TraceError`.
     """
     header, records = read_recording(folder)
     decided = (records["kind"] == DECISION) & (records["phi"] >= 0)

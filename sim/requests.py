@@ -5,7 +5,8 @@ clock jumps from event to event, and a run takes
 
     (time drawn for the request and the variant + stall from the active variant) · slow-down when it begins
 
-One model runs at a time, as in the daemon; what a run took moves the slow-down that is reckoned with, and
+One model runs at a time, as in the daemon; a batch takes as much longer than its first request alone as the
+profile says. What a run took moves the slow-down that is reckoned with, and
 budget and cap are read on the sensors' timer. Where the policy is a table, a compiled loop does the same,
 bit for bit (sim/request_kernels.py); the loop here is the one to read.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..controller.batches import Batches
 from ..controller.scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from ..controller.step import Controller
 from ..errors import Busy, Expired, InputError, RequestError, Shed
@@ -131,7 +133,8 @@ class Served:
         }
         if ran.any():
             p50, p95, p99 = np.percentile(self.latency_ms[ran], [50, 95, 99])
-            busy_s = float((self.done_s - self.began_s)[ran].sum())
+            _, first = np.unique(self.began_s[ran], return_index=True)  # of a batch
+            busy_s = float((self.done_s - self.began_s)[ran][first].sum())
             span_s = float(np.nanmax(self.done_s) - self.workload.arrived_s[0])
             figures |= {
                 "latency_p50_ms": float(p50),
@@ -162,11 +165,12 @@ def serve(
     """Return what a daemon with this profile and policy would make of a workload.
 
     `max_requests` may wait at a time. A run may answer `max_batch`, if the policy wants it to; with b it
-    takes 1 + `batch_growth` (b − 1) times as long as its first request alone. `service_ms` (N, M) is what
-    each request takes with each variant; drawn from the profile by `seed` where it is not given. `latency`
-    names the figure that the policy plans with, as the daemon's configuration does. `compiled` chooses the
-    loop (None: the compiled one where the policy is a table and numba is installed). Raises `InputError`
-    where the parts do not fit together.
+    takes 1 + `batch_growth` (b − 1) times as long as its first request alone. Any other policy's runs answer
+    what by the profile's batches pays. `service_ms` (N, M) is what each request takes with each variant;
+    drawn from the profile by `seed` where it is not given. `latency` names the figure that the policy plans
+    with, as the daemon's configuration does. `compiled` chooses the loop (None: the compiled one where the
+    policy is a table, numba is installed and by the profile no batches pay). Raises `InputError` where the
+    parts do not fit together.
     """
     costs = profile.costs(latency)
     decider = choose(
@@ -178,16 +182,21 @@ def serve(
     plan = (world or World()).steps()
     typical_ms = profile.typical_ms(latency)
     told = world is not None and world.told
-    usable = request_kernels.COMPILED and isinstance(decider, Lookup) and not told
+    batch_ms = profile.batch_ms()
+    together = any(Batches(costs, typical_ms, batch_ms).paying)
+    usable = request_kernels.COMPILED and isinstance(decider, Lookup) and not told and not together
     if compiled and not usable:
-        raise InputError(f"the policy {decider.name!r} has no compiled loop here")
+        why = "the compiled loop knows no batches, and they pay" if together else "no compiled loop"
+        raise InputError(f"the policy {decider.name!r} on {profile.ladder!r}: {why} here")
     if usable if compiled is None else compiled:
         assert isinstance(decider, Lookup)
         outcome, phi, began, done, switches = request_kernels.run(
             workload, costs, typical_ms, decider, service_ms, plan, max_requests, Slowdown()
         )
     else:
-        daemon = _Daemon(workload, costs, typical_ms, decider, service_ms, plan, max_requests)
+        daemon = _Daemon(
+            workload, costs, typical_ms, decider, service_ms, plan, max_requests, batch_ms
+        )
         daemon.scheduler.max_batch, daemon.growth, daemon.told = max_batch, batch_growth, told
         daemon.run()
         outcome, phi, began, done = daemon.outcome, daemon.phi, daemon.began_s, daemon.done_s
@@ -220,12 +229,13 @@ class _Daemon:
         service_ms: Floats,
         world: request_kernels.World,
         max_requests: int,
+        batch_ms: list[dict[int, float]],
     ) -> None:
         requests = len(workload)
-        self.workload, self.costs, self.typical_ms = workload, costs, typical_ms
+        self.workload, self.typical_ms = workload, typical_ms
         controller = Controller(policy, costs)
         controller.reset()
-        self.scheduler = Scheduler(controller, costs, max_requests, typical_ms)
+        self.scheduler = Scheduler(controller, costs, max_requests, typical_ms, batch_ms)
         self.filter = Slowdown()
         self.growth, self.told = 1.0, False
         self.limits = Limits()
@@ -275,7 +285,7 @@ class _Daemon:
         start, now_s = self.running, self.ends_s
         assert start is not None
         measured_ms = (now_s - self.began_s[start.request.ticket]) * 1e3
-        self.filter.observe(measured_ms, self._typical_ms(start), now_s)
+        self.filter.observe(measured_ms, self._takes_ms(start), now_s)
         self._read_sensors(now_s)
         self.limits = self.limits._replace(slowdown=self._slowdown(now_s))
         for request in start.requests:
@@ -296,8 +306,8 @@ class _Daemon:
 
     def _begin(self, start: Start, now_s: float) -> None:
         number, (phi, previous, *_) = start.request.ticket, start.decision
-        run_ms = self.service_ms[number, phi] * self._size(start) + self.stall_ms[previous][phi]
-        run_ms *= self.slow_at(now_s)
+        run_ms = self.service_ms[number, phi] * (self._takes_ms(start) / self.typical_ms[phi])
+        run_ms = (run_ms + self.stall_ms[previous][phi]) * self.slow_at(now_s)
         self.switches += phi != previous
         self.running, self.ends_s = start, now_s + run_ms / 1e3
         for request in start.requests:
@@ -323,18 +333,17 @@ class _Daemon:
     def _slowdown(self, now_s: float) -> float:
         return self.slow_at(now_s) if self.told else self.filter.at(now_s)
 
-    def _size(self, start: Start) -> float:
-        """Return how many times as long as with one request a run takes."""
-        return 1 + self.growth * len(start.joined)
-
-    def _typical_ms(self, start: Start) -> float:
-        return self.typical_ms[start.decision.phi] * self._size(start)
+    def _takes_ms(self, start: Start) -> float:
+        """Return what a run mostly takes: a planned batch as its growth says, any other by the profile."""
+        if self.scheduler.max_batch > 1:
+            return self.typical_ms[start.decision.phi] * (1 + self.growth * len(start.joined))
+        return self.scheduler.takes_ms(start)
 
     def _busy_ms(self, now_s: float) -> float:
         if self.running is None:
             return 0.0
         began_s = self.began_s[self.running.request.ticket]
-        takes_ms = self._typical_ms(self.running) * self.limits.slowdown
+        takes_ms = self._takes_ms(self.running) * self.limits.slowdown
         return float(max(0.0, takes_ms - (now_s - began_s) * 1e3))
 
 

@@ -32,6 +32,10 @@ def profile(
     ] = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="More rounds, steadier figures.")] = 30,
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="Measure batches of 2, 4 and 8 too: takes twice as long."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what a ladder costs on this machine.
@@ -39,15 +43,20 @@ def profile(
     Latency, memory, stalls and energy; leave the machine alone meanwhile. What cannot be measured
     here (mostly energy) is null. With --backend auto every installed backend runs the ladder first,
     and the fastest whose answers equal torch's is taken. Of a mixed ladder every candidate is measured, and
-    what a quicker one equals in quality is dropped.
+    what a quicker one equals in quality is dropped. With --batch it is measured what several requests at once
+    take (in torch and in code of your own; exports take one at a time): where that pays, a daemon with this
+    profile answers requests that wait together.
 
     \b
     Examples:
       adaphi profile -o profile.json
       adaphi profile --backend auto -o profile.json
+      adaphi profile --ladder python:networks:ladder --batch
       adaphi profile --ladder efficientnet-lite-mixed --backend auto
       adaphi profile --ladder timm:resnet18,resnet50 --quality 0.70,0.80 --rounds 10
     """
+    from itertools import chain
+
     from ..model_zoo.backends import get_backend
     from ..model_zoo.choosing import settle_backend
     from ..model_zoo.ladders import get_ladder
@@ -72,6 +81,7 @@ def profile(
         measured = measure(
             pool,
             rounds=rounds,
+            batch_rounds=max(5, rounds // 3) if batch else 0,
             conditions={"threads": threads, **({"calibration": pictures} if pictures else {})},
             compared=compared,
             progress=tell,
@@ -83,7 +93,8 @@ def profile(
     for trial in compared:
         typer.echo(f"{'→' if trial.backend == backend else ' '} {trial}")
     show.print_table(show.profile_table(measured))
-    for line in (*show.candidate_lines(measured), *show.stall_lines(measured)):
+    lines = (show.candidate_lines, show.stall_lines, show.batch_lines)
+    for line in chain.from_iterable(tell_of(measured) for tell_of in lines):
         typer.echo(line)
     typer.echo(f"written to {output}")
 

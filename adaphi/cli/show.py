@@ -105,6 +105,24 @@ def stall_lines(profile: Profile) -> list[str]:
     return lines
 
 
+def batch_lines(profile: Profile) -> list[str]:
+    """Return what each request of a batch costs, as a share of a single run, and which sizes pay."""
+    from ..controller.batches import Batches
+
+    typical_ms = profile.typical_ms()
+    batches = Batches(profile.costs(), typical_ms, profile.batch_ms())
+    lines = []
+    for variant, single_ms in zip(profile.variants, typical_ms, strict=True):
+        known, paying = variant.batch_ms or {}, batches.paying[variant.phi]
+        if known:
+            shares = ", ".join(
+                f"{ms / size / single_ms:.2f} of {size}" for size, ms in known.items()
+            )
+            pays = f"pays for {', '.join(map(str, paying))}" if paying else "does not pay"
+            lines.append(f"{variant.name} in batches costs each {shares}: {pays}")
+    return lines
+
+
 def candidate_lines(profile: Profile) -> list[str]:
     """Return what became of candidates, and how far int8 is trusted, in words; nothing for a plain ladder."""
     conditions = profile.conditions

@@ -6,6 +6,7 @@ A backend is any object with the members of `Backend`; a runner any object with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ class Runner(Protocol):
     """Bytes of the parameters and buffers."""
     example: Array
     """An input of the kind that requests bring, for warm-up and measurement."""
+    batch: Callable[[Array], Array] | None
+    """Takes k inputs of one shape, stacked, and returns k outputs; None where one at a time is all it can."""
 
     def __call__(self, x: Array) -> Array:
         """Return the output for `x`; raise `InvalidRequest` where shape or dtype do not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,8 @@ class ImageRunner:
     """Image in, logits out.
 
     `preprocess` makes the network's input (1, 3, side, side) float32 of an image (height, width, 3)
-    uint8; `forward` makes logits (1, classes) of that; `classes` names them.
+    uint8; `forward` makes logits (1, classes) of that; `classes` names them. `many`, where there is one,
+    makes logits (k, classes) of pictures (k, height, width, 3).
     """
 
     def __init__(
@@ -23,11 +25,15 @@ class ImageRunner:
         preprocess: Callable[[Array], Array],
         classes: Sequence[str],
         weights_bytes: int,
+        many: Callable[[Array], Array] | None = None,
     ) -> None:
         self.forward = forward
         self.preprocess = preprocess
         self.weights_bytes = weights_bytes
         self.example = example_image()
+        self.batch: Callable[[Array], Array] | None = (
+            None if many is None else partial(_checked, many)
+        )
         self._classes = classes
 
     def __call__(self, x: Array) -> Array:
@@ -45,3 +51,8 @@ class ImageRunner:
         probability /= probability.sum()
         best = np.argsort(-logits, kind="stable")[:top]
         return tuple((self._classes[i], float(probability[i])) for i in best)
+
+
+def _checked(many: Callable[[Array], Array], pictures: Array) -> Array:
+    check_image(pictures[0])
+    return many(pictures)

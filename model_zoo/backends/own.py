@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...errors import LadderError
@@ -33,4 +35,6 @@ class OwnBackend:
         def forward(image: Array) -> Array:
             return np.asarray(answer(image))[None]
 
-        return ImageRunner(forward, lambda image: image, variant.classes, 0)
+        batch: Callable[[Array], Array] | None = getattr(answer, "batch", None)
+        many = None if batch is None else lambda images: np.asarray(batch(images))
+        return ImageRunner(forward, lambda image: image, variant.classes, 0, many)

@@ -74,7 +74,11 @@ class TorchBackend:
         model = load_timm(variant)
         preprocess, size = timm_preprocess(model), _bytes_of(model)
         model = self._faster(variant, model, preprocess)
-        return ImageRunner(lambda x: _forward(model, x), preprocess, imagenet_names(), size)
+
+        def many(pictures: Array) -> Array:
+            return _forward(model, np.concatenate([preprocess(picture) for picture in pictures]))
+
+        return ImageRunner(lambda x: _forward(model, x), preprocess, imagenet_names(), size, many)
 
     def _faster(
         self, variant: Variant, model: torch.nn.Module, preprocess: Callable[[Array], Array]
@@ -100,6 +104,8 @@ class TorchBackend:
 
 class ModuleRunner:
     """A user's own module: array in, array out."""
+
+    batch: Callable[[Array], Array] | None = None  # its inputs have a batch axis of their own
 
     def __init__(self, module: torch.nn.Module, example: Array) -> None:
         self._module = module.eval()
