@@ -26,6 +26,7 @@ NAMES = (
     "backends",
     "serving",
     "overload",
+    "batching",
     "loading",
     "mixed",
 )

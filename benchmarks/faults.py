@@ -52,7 +52,7 @@ class Round:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.draw = random.Random(seed)
-        self.device = Device(folder)
+        self.device = Device(folder, batch_sizes=(2, 3, 4))
         self.tmpfs = _mounted(self.device.disk)
         self.device.start()
         self.ledger = Ledger(allowed=frozenset(QUEUE))

@@ -293,7 +293,7 @@ class Scheduler:
     ) -> tuple[Request, ...]:
         """Take out the next requests that are to be answered by the run of `request`, and return them.
 
-        Of the sizes that are on time for `request`, within its budget and for those that wait behind, the one
+        Of the sizes that are on time for `request`, within its budget and cost no answer behind it, the one
         that costs each request least. Whom it takes has the same priority and so no earlier a deadline.
         """
         phi, waiting = decision.phi, len(self._queue)
@@ -310,7 +310,8 @@ class Scheduler:
         def is_on_time(size: int) -> bool:
             need_ms = self.batches.need_ms(decision.previous, phi, size)
             run_ms = need_ms * limits.slowdown
-            return run_ms <= time_ms and not self._harms(request, now_s, limits, size - 1, run_ms)
+            gains = self._costs_no_answer(request, now_s, limits, size - 1, run_ms)
+            return run_ms <= time_ms and gains
 
         sizes = (size for size in likely if size - 1 <= fitting and is_on_time(size))
         joined = next(sizes, 1) - 1
@@ -334,32 +335,31 @@ class Scheduler:
 
         return takewhile(fits, (place[-1] for place in islice(self._queue, max(0, most))))
 
-    def _harms(
+    def _costs_no_answer(
         self, request: Request, now_s: float, limits: Limits, joined: int, run_ms: float
     ) -> bool:
-        """Say whether one of the same priority gets late by a run of `run_ms` for the next `joined`, too.
+        """Say whether a run of `run_ms` for the next `joined`, too, leaves as many on time as without them.
 
-        That is one who would be on time if all were answered one by one, as quickly as may be, and is not
-        if those behind are answered so after that run.
+        Counted are those of the same priority, answered one by one and as quickly as may be: all after
+        `request`, or those behind after that run. That none of them may get late would be asking too much: in
+        an overload one nearly always does, and there would be no batches when they are needed most.
         """
         typical, slowdown = self.typical_ms, limits.slowdown
         quickest_ms = min(typical) * slowdown
-        alone_ms, after_ms = quickest_ms, run_ms
+        alone_ms, alone = quickest_ms, 1
+        after_ms, together = run_ms, 1 + joined
         for number, (rank, deadline_s, _, other) in enumerate(self._queue):
             if rank != request.rank:
                 break
             slack_ms = (deadline_s - now_s) * 1e3
             its_ms = quickest_ms if other.phi is None else typical[other.phi] * slowdown
-            in_time = alone_ms + its_ms <= slack_ms
-            if in_time:
+            if alone_ms + its_ms <= slack_ms:
                 alone_ms += its_ms
-            if number < joined:
-                continue
-            if after_ms + its_ms <= slack_ms:
+                alone += 1
+            if number >= joined and after_ms + its_ms <= slack_ms:
                 after_ms += its_ms
-            elif in_time:
-                return True
-        return False
+                together += 1
+        return together >= alone
 
     def _room_ms(self, request: Request, now_s: float, limits: Limits) -> float:
         """Return what a run may take so that none of the same priority that waits behind it gets late.

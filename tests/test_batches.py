@@ -11,6 +11,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from typer.testing import CliRunner
 
 from adaphi import AsyncClient
+from adaphi.cli.app import app
 from adaphi.controller.batches import WORTH
 from adaphi.controller.flight import DECISION, read_recording
 from adaphi.controller.scheduler import Limits, Request, Scheduler, Start
@@ -36,7 +39,8 @@ from adaphi.model_zoo.pool import WarmPool
 from adaphi.model_zoo.profile import Costs
 from adaphi.model_zoo.profiling import measure
 from adaphi.policies import rule
-from adaphi.sim.requests import OK, serve
+from adaphi.sim import Trace
+from adaphi.sim.requests import OK, Served, World, serve
 from adaphi.sim.workload import Workload
 
 COSTS = Costs(np.array([10.0, 15.0, 24.0]), np.full((3, 3), 0.5), np.array([0.70, 0.76, 0.80]))
@@ -105,7 +109,7 @@ def test_nobody_is_joined_who_does_not_fit_and_nobody_is_overtaken(
     wanted: list[Request], slowdown: float
 ) -> None:
     """Runs begin in the order of priority, deadline and arrival; a batch has a size that the profile knows
-    and that pays, is on time for all, and no one of its priority behind it who could be on time gets late."""
+    and that pays, is on time for all in it, and leaves as many of its priority on time as one by one."""
     queue, limits, now_s = scheduler(), Limits(slowdown=slowdown), 0.0
     admitted = []
     for request in wanted:
@@ -135,7 +139,8 @@ def test_nobody_is_joined_who_does_not_fit_and_nobody_is_overtaken(
         equals = [r for r in order[place[first.ticket] + 1 :] if r.rank == first.rank]
         behind = equals[size - 1 :]
         alone = one_by_one(equals, now_s, COSTS.latency_ms.min() * slowdown, slowdown)
-        assert alone & set(behind) <= one_by_one(behind, now_s, took_ms, slowdown)
+        together = one_by_one(behind, now_s, took_ms, slowdown)
+        assert size + len(together) >= 1 + len(alone)
         now_s += took_ms / 1e3
     assert begun == sorted(begun)
 
@@ -145,28 +150,26 @@ def test_nobody_is_joined_who_does_not_fit_and_nobody_is_overtaken(
     st.lists(deadlines_ms, min_size=1, max_size=20),
     st.dictionaries(st.integers(2, 9), st.integers(10, 90), max_size=4),
 )
-def test_nobody_gets_late_who_would_not_have_been_alone(
-    deadlines: list[float], batch_ms: dict[int, float]
-) -> None:
-    """One variant, any profile of batches (none quicker than one alone): whoever is answered in time without
-    batches is with them."""
+def test_batches_cost_no_answers(deadlines: list[float], batch_ms: dict[int, float]) -> None:
+    """One variant, any profile of batches (none quicker than one alone): as many are answered in time as
+    one by one, and nobody is joined to what makes him late."""
     costs = Costs(np.array([10.0]), np.zeros((1, 1)), np.array([0.7]))
 
-    def on_time(known: dict[int, float], names: list[int]) -> list[int]:
+    def answered_by(known: dict[int, float], names: list[int]) -> list[int]:
         queue, now_s, answered = scheduler(costs, [known]), 0.0, []
         for name in names:
-            try:
+            with suppress(RequestError):  # it could only be late
                 queue.admit(asked(name, deadlines[name]), 0.0, Limits())
-            except RequestError:
-                assert not known  # with batches no fewer are admitted
         while (chosen := queue.next(now_s, Limits())) is not None:
             if isinstance(chosen, Start):
                 now_s += queue.takes_ms(chosen) / 1e3
-                answered += [r.ticket for r in chosen.requests if now_s <= r.deadline_s + 1e-9]
+                on_time = [r.ticket for r in chosen.requests if now_s <= r.deadline_s]
+                assert len(on_time) == len(chosen.requests)
+                answered += on_time
         return answered
 
-    alone = on_time({}, list(range(len(deadlines))))
-    assert set(alone) <= set(on_time(batch_ms, alone))
+    everyone = list(range(len(deadlines)))
+    assert len(answered_by({}, everyone)) <= len(answered_by(batch_ms, everyone))
 
 
 def test_a_batch_is_decided_once_and_ends_where_another_kind_begins() -> None:
@@ -218,16 +221,21 @@ def test_a_profile_without_batches_is_read_and_wrong_ones_are_refused(
             Profile.load(path)
 
 
-def test_batches_are_measured_where_the_runner_takes_them(bench: Callable[[str], Any]) -> None:
-    """A batch of the checked ladder takes as long as one: about an eighth each; nothing is said unasked."""
-    ladder = get_ladder(bench("checked").NAME)
-    pool = WarmPool(ladder, get_backend("own"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(bench("checked").TAKES, "5,6,7")
-        found = measure(pool, rounds=2, cold_rounds=0, batch_rounds=3)
+def test_batches_are_measured_where_they_are_asked_for(
+    bench: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of the checked ladder takes as long as one: the command says so; nothing is said unasked."""
+    checked, path = bench("checked"), tmp_path / "profile.json"
+    monkeypatch.setenv(checked.TAKES, "20,21,22")
+    order = ["profile", "--ladder", checked.NAME, "--batch", "--rounds", "2", "-o", str(path)]
+    done = CliRunner().invoke(app, order, catch_exceptions=False)
+    assert "checked0 in batches" in done.stdout and "pays for 2, 4, 8" in done.stdout, done.stdout
+    found = Profile.load(path)
+    assert found.origin["batch_ms"] == "measured"
     for batch_ms in found.batch_ms():
-        assert list(batch_ms) == [2, 4, 8] and min(batch_ms.values()) >= 4
-    assert measure(pool, rounds=1, cold_rounds=0).batch_ms() == [{}, {}, {}]
+        assert list(batch_ms) == [2, 4, 8] and min(batch_ms.values()) >= 10
+    plain = measure(WarmPool(get_ladder(checked.NAME), get_backend("own")), rounds=1, cold_rounds=0)
+    assert plain.batch_ms() == [{}, {}, {}] and found.one_by_one().batch_ms() == [{}, {}, {}]
 
 
 def test_torch_answers_a_batch_as_it_answers_one(photographs: list[Any]) -> None:
@@ -244,28 +252,41 @@ def test_torch_answers_a_batch_as_it_answers_one(photographs: list[Any]) -> None
 # ------------------------------------------------------------------------------ the simulation
 
 
+def simulated(batch_ms: dict[int, float] | None, world: World | None = None) -> Served:
+    """Return what comes of three times what one by one can be answered."""
+    latency = Latency(p50=5.5, p95=6.0, p99=6.6)
+    variant = VariantProfile(0, "only", 0.7, latency, batch_ms=batch_ms)
+    profile = Profile(ladder="one", variants=(variant,), stall_ms=((0.0,),))
+    return serve(Workload.poisson(545, 6000, 150.0, seed=1), profile, "static:0", world=world)
+
+
+KNOWN = {2: 6.0, 4: 7.3, 8: 9.4}
+
+
 def test_the_simulation_joins_as_the_daemon_does() -> None:
-    """Twice what one by one can be answered: with batches nearly all are, each run's members together."""
-    known = VariantProfile(0, "only", 0.7, Latency(p50=10.0), batch_ms={4: 14.0, 8: 18.0})
-    plain = VariantProfile(0, "only", 0.7, Latency(p50=10.0))
-    workload = Workload.poisson(200, 4000, 100.0, seed=2)
-    shares = []
-    for variant in (plain, known):
-        profile = Profile(ladder="one", variants=(variant,), stall_ms=((0.0,),))
-        served = serve(workload, profile, "static:0", latency="p50")
-        shares.append(float((served.outcome == OK).mean()))
-    assert shares[0] < 0.55 and shares[1] > 0.95
-    ran = np.isfinite(served.began_s)
-    _, sizes = np.unique(served.began_s[ran], return_counts=True)
-    assert set(sizes.tolist()) == {1, 4, 8}
-    assert served.summary()["utilisation"] <= 1.0
+    """One in three is answered one by one, with batches all; who has one beginning has one end."""
+    alone, together = simulated(None), simulated(KNOWN)
+    assert (alone.outcome == OK).mean() < 0.36 and (together.outcome == OK).mean() > 0.99
+    ran = np.isfinite(together.began_s)
+    began, sizes = np.unique(together.began_s[ran], return_counts=True)
+    assert set(sizes.tolist()) == {1, 2, 4, 8}
+    assert len(np.unique(together.done_s[ran])) == len(began)
+    assert together.summary()["utilisation"] <= 1.0
+
+
+@pytest.mark.parametrize("slower", [2.0, 3.0, 4.0])
+def test_an_overload_finds_back_to_batches(slower: float) -> None:
+    """After 0.3 s in which everything took longer nearly all are answered again, at once."""
+    served = simulated(KNOWN, World(Trace([0.0, 5.0, 5.3], [1.0, slower, 1.0])))
+    again = served.workload.arrived_s > 7
+    assert (served.outcome == OK)[again].mean() > 0.99
 
 
 # ---------------------------------------------------------------------------------- the daemon
 
 
 @dataclass
-class Served:
+class Running:
     """A daemon with the checked ladder, whose batches of 2 and 4 take what one takes: 300 ms."""
 
     device: Any
@@ -326,7 +347,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     names = ("device", "checked", "load")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1]))
@@ -335,7 +356,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with device.Device(
         folder, (300.0, 310.0, 320.0), batch_sizes=(2, 4), hang_s=5.0, sources=()
     ) as one:
-        yield Served(one, checked, load)
+        yield Running(one, checked, load)
 
 
 def pictures(count: int) -> list[Any]:
@@ -344,7 +365,7 @@ def pictures(count: int) -> list[Any]:
 
 
 @pytest.mark.alone
-def test_every_answer_of_a_batch_is_its_own_requests(served: Served) -> None:
+def test_every_answer_of_a_batch_is_its_own_requests(served: Running) -> None:
     """Seven that wait behind one: a batch of four, one of two, one alone; each answer proves its input."""
     before, asking = served.batches(), pictures(8)
     answers = served.ask(asking)
@@ -354,7 +375,7 @@ def test_every_answer_of_a_batch_is_its_own_requests(served: Served) -> None:
 
 
 @pytest.mark.alone
-def test_each_of_a_batch_is_counted_and_recorded(served: Served) -> None:
+def test_each_of_a_batch_is_counted_and_recorded(served: Running) -> None:
     """Five requests in two runs: five inferences and two executions, one of four; five records."""
 
     def statistics() -> Any:
@@ -383,7 +404,7 @@ def test_each_of_a_batch_is_counted_and_recorded(served: Served) -> None:
 
 
 @pytest.mark.alone
-def test_a_batch_that_fails_fails_for_each(served: Served) -> None:
+def test_a_batch_that_fails_fails_for_each(served: Running) -> None:
     """The model raises for one input: every request of the run hears so, and the next ones are answered."""
     asking = pictures(6)
     asking[2][0, 0] = served.checked.REFUSED
@@ -393,7 +414,7 @@ def test_a_batch_that_fails_fails_for_each(served: Served) -> None:
 
 
 @pytest.mark.alone
-def test_a_lost_worker_is_told_to_all_of_a_batch(served: Served) -> None:
+def test_a_lost_worker_is_told_to_all_of_a_batch(served: Running) -> None:
     """It is killed in mid-run: none of the four waits for its deadline, and its successor answers."""
     asking = pictures(5)
     pid = served.device.worker_pid()
@@ -404,7 +425,7 @@ def test_a_lost_worker_is_told_to_all_of_a_batch(served: Served) -> None:
 
 
 @pytest.mark.alone
-def test_who_goes_away_leaves_the_others_of_a_batch(served: Served) -> None:
+def test_who_goes_away_leaves_the_others_of_a_batch(served: Running) -> None:
     """A client over HTTP that hangs up in mid-run is counted as cancelled; the rest get their answers."""
     asking = pictures(4)
     body, length = served.load.infer_body(asking[0], 4.0)

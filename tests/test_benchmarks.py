@@ -21,5 +21,5 @@ def test_every_benchmark_runs() -> None:
     helpers = {"__init__", "__main__", "harness", "large", "malformed", "peers", "problems"}
     helpers |= {"clients", "daemon", "echo", "mosec_peer", "servers"}
     helpers |= {"checked", "device", "load", "malformed_zmq", "zmtp", *LONG}
-    helpers |= {"quickrules", "worlds"}
+    helpers |= {"quickrules", "tiny", "worlds"}
     assert printed == {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - helpers

@@ -118,7 +118,7 @@ def batch_lines(profile: Profile) -> list[str]:
             shares = ", ".join(
                 f"{ms / size / single_ms:.2f} of {size}" for size, ms in known.items()
             )
-            pays = f"pays for {', '.join(map(str, paying))}" if paying else "does not pay"
+            pays = f"pays for {', '.join(map(str, sorted(paying)))}" if paying else "does not pay"
             lines.append(f"{variant.name} in batches costs each {shares}: {pays}")
     return lines
 
