@@ -22,6 +22,8 @@ from adaphi.controller.asking import Asker, Call
 from adaphi.controller.dedup import Ledger
 from adaphi.errors import Busy, NoAnswer, RequestError, Shed, TooLarge, WorkerLost
 
+pytestmark = pytest.mark.alone
+
 # -------------------------------------------------------------------------------- against a clock
 
 

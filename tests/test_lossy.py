@@ -23,6 +23,8 @@ from adaphi import AsyncClient, Client
 from adaphi.controller import protocol
 from adaphi.errors import RequestError
 
+pytestmark = pytest.mark.alone
+
 PICTURES = [np.random.default_rng(k).integers(0, 255, (n, n, 3), np.uint8) for k, n in
             enumerate((8, 40, 200, 20, 64, 300))]  # fmt: skip
 

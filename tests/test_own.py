@@ -13,6 +13,8 @@ from adaphi.controller.metrics import latency_buckets
 from adaphi.errors import LadderError
 from adaphi.model_zoo import Latency, Profile, VariantProfile, get_ladder
 
+pytestmark = pytest.mark.alone
+
 NETWORKS = """
 from adaphi.model_zoo import OwnVariant
 
