@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.__main__ import LONG, NAMES
+
 ROOT = Path(__file__).parents[1]
-LONG = ("faults", "storm", "growth", "pressure")  # test_faults.py runs their short forms
+HELPERS = {"__init__", "__main__", "harness", "large", "malformed", "peers", "problems"}
+HELPERS |= {"clients", "daemon", "echo", "mosec_peer", "servers", "quickrules", "tiny", "worlds"}
+HELPERS |= {"checked", "device", "load", "malformed_zmq", "zmtp"}
 
 
-def test_every_benchmark_runs() -> None:
-    """`python -m benchmarks --quick` prints a table for each module in benchmarks/."""
+def test_every_benchmark_has_a_name() -> None:
+    """Each module in benchmarks/ is a benchmark, or a trial whose short form test_faults.py runs, or helps one."""
+    assert {*NAMES, *LONG} == {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - HELPERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs(name: str) -> None:
+    """`python -m benchmarks NAME --quick` prints its table."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks", name, "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    printed = set(re.findall(r"^(\w+): ", done.stdout, re.MULTILINE))
-    helpers = {"__init__", "__main__", "harness", "large", "malformed", "peers", "problems"}
-    helpers |= {"clients", "daemon", "echo", "mosec_peer", "servers"}
-    helpers |= {"checked", "device", "load", "malformed_zmq", "zmtp", *LONG}
-    helpers |= {"quickrules", "tiny", "worlds"}
-    assert printed == {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - helpers
+    assert f"\n{name}: " in done.stdout

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 import zmq
 
 from adaphi import AsyncClient, Client

@@ -33,8 +33,6 @@ from adaphi.controller.routers import Routers
 from adaphi.controller.security import load_pair, load_token, make_keys
 from adaphi.errors import ConfigError, InputError, NotAllowed, StartupError
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[1]
 
 
