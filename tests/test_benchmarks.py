@@ -17,7 +17,7 @@ HELPERS |= {"checked", "device", "load", "malformed_zmq", "zmtp"}
 
 
 def test_every_benchmark_has_a_name() -> None:
-    """Each module in benchmarks/ is a benchmark, or a trial whose short form test_faults.py runs, or helps one."""
+    """Each module in benchmarks/ is a benchmark, a trial (test_faults.py runs those), or helps one."""
     assert {*NAMES, *LONG} == {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - HELPERS
 
 
