@@ -1,6 +1,6 @@
 """Requests to one variant while another is loaded and evicted again and again, beside the same without.
 
-The pool of one worker on torch: lite0 answers, lite2 comes and goes by the pool's own thread. Blocks with and
+The pool of one worker: lite0 answers, lite2 comes and goes by the pool's own thread. Blocks with and
 without loads take turns; what evicting takes counts as part of the request that comes next.
 """
 
@@ -26,7 +26,11 @@ PICTURE = example_image(224, 224)
 def run(quick: bool) -> list[Row]:
     """Return percentiles of requests with and without loads behind them, and how many loads there were."""
     tune_allocator()
-    pool = WarmPool(get_ladder("efficientnet-lite"), get_backend("torch"))
+    return [row for backend in ("torch", "onnx") for row in _measure(backend, quick)]
+
+
+def _measure(backend: str, quick: bool) -> list[Row]:
+    pool = WarmPool(get_ladder("efficientnet-lite"), get_backend(backend))
     soften_loads(pool)
     pool.load_all()
     blocks, requests = (1, 20) if quick else (6, 100)
@@ -48,15 +52,13 @@ def run(quick: bool) -> list[Row]:
         busy += _latencies_ms(pool, requests, come_and_go)
         while pool.loading:
             sleep(0.01)
-    rows = [Row("loads", loads[0], "loads", "more")]
+    rows = [Row(f"{backend}: loads", loads[0], "loads", "more")]
     for q in (0.5, 0.99):
         before, during = (float(np.quantile(taken, q)) for taken in (quiet, busy))
-        rows.append(Row(f"p{q * 100:g} without loads", before, "ms", "less"))
-        rows.append(Row(f"p{q * 100:g} with loads", during, "ms", "less"))
+        rows.append(Row(f"{backend}: p{q * 100:g} without loads", before, "ms", "less"))
         target = "≤ 1.5" if q == 0.99 else ""
-        rows.append(
-            Row(f"p{q * 100:g} with ÷ without", during / before, "×", "less", target=target)
-        )
+        what = f"{backend}: p{q * 100:g} with ÷ without"
+        rows.append(Row(what, during / before, "×", "less", target=target))
     return rows
 
 
