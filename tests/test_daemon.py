@@ -365,7 +365,7 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
 
 
 def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
-    """Alone a request gets the best variant, in a crowd that it would make late most get the smallest."""
+    """Alone a request gets the best variant, in a crowd that it would make late hardly one does."""
     port = write_setup(tmp_path)
     profile = Profile.load(tmp_path / "profile.json")
     plan = QueuePlan.solve(profile, deadline_ms=1000.0, rates_per_s=[1.0, 20.0], slack_bins=40)
@@ -388,7 +388,7 @@ def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
                 alone = [client.infer(image, deadline_ms=1000).phi for _ in range(3)]
                 assert alone == [2, 2, 2]
                 answered = asyncio.run(crowd())
-                assert answered[0] > answered.total() / 2
+                assert answered[2] < answered.total() / 4 < answered[0]
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
                     assert json.load(page)["policy"] == "queue"
         finally:
