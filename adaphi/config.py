@@ -47,6 +47,11 @@ class Zmq(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     key_file: str | None = None
     client_keys: str | None = None
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Return what a message may take."""
+        return int(self.max_message_mb * 1e6)
+
 
 class Http(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[http]`: metrics and health; port 0 takes any free one.

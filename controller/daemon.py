@@ -94,7 +94,7 @@ class Daemon:
         self.notifier = Notifier()
         self.watchdog = Watchdog(self.notifier, lambda: self.supervisor.send(worker.ASK))
         self.policies = PolicySource(config)
-        self.max_message_bytes = int(config.zmq.max_message_mb * 1e6)
+        self.max_message_bytes = config.zmq.max_message_bytes
         self.ledger = Ledger()
         self._failed: StartupError | None = None
         self._worker_began_s = 0.0

@@ -73,7 +73,7 @@ class Routers:
         router.setsockopt(zmq.RCVHWM, 256)
         # A message somewhat too large is refused in words; one far too large ends its connection
         # before it fills the memory.
-        router.setsockopt(zmq.MAXMSGSIZE, 4 * int(self._config.max_message_mb * 1e6))
+        router.setsockopt(zmq.MAXMSGSIZE, 4 * self._config.max_message_bytes)
         router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)

@@ -86,7 +86,7 @@ class Service:
             config.queue.max_requests,
             profile.typical_ms(config.latency),
             profile.batch_ms(),
-            batch_bytes=config.zmq.max_message_mb * 1e6,
+            batch_bytes=config.zmq.max_message_bytes,
         )
         self.rollout = Rollout(
             self.scheduler.controller,
@@ -138,7 +138,7 @@ class Service:
         self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
     ) -> None:
         """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
-        if tensor.nbytes > (limit := int(self.config.zmq.max_message_mb * 1e6)):
+        if tensor.nbytes > (limit := self.config.zmq.max_message_bytes):
             raise TooLarge(f"a tensor has at most {limit} bytes (zmq.max_message_mb)")
         now_s = self._now()
         arrived_s = now_s if arrived_s is None else arrived_s

@@ -32,12 +32,14 @@ from ..policies.lookup import Lookup, Policy
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from . import request_kernels
+from .request_kernels import BUSY, EXPIRED, LATE, OK, SHED
 from .service_times import draw
 from .workload import Workload
 
 Floats = NDArray[np.float64]
 
-OK, LATE, SHED, EXPIRED, BUSY = range(5)
+__all__ = ["BUSY", "EXPIRED", "LATE", "OK", "OUTCOMES", "SHED", "Served", "World", "serve"]
+
 OUTCOMES = ("ok", "late", "shed", "expired", "busy")
 
 
