@@ -64,6 +64,22 @@ def profile() -> Profile:
     )
 
 
+@pytest.fixture
+def sized() -> Profile:
+    """Return three variants of 50, 80 and 200 MiB."""
+    sizes = (50 * MIB, 80 * MIB, 200 * MIB)
+    return Profile(
+        ladder="three",
+        variants=tuple(
+            VariantProfile(
+                phi, f"v{phi}", 0.7 + phi / 20, Latency(p95=10.0 + phi), memory_bytes=size
+            )
+            for phi, size in enumerate(sizes)
+        ),
+        stall_ms=((0.0,) * 3,) * 3,
+    )
+
+
 # A cool device on the mains with memory to spare, in a group that may use one and a half processors.
 DEVICE = {
     "proc/stat": "cpu 1 2\nprocs_running 1\n",

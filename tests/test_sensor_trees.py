@@ -22,7 +22,7 @@ from adaphi.controller.sensors import (
 from adaphi.controller.sensors.pressure import Pressure
 from adaphi.controller.shrinking import Shrinking
 from adaphi.errors import ConfigError
-from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.model_zoo import Profile
 
 MIB = 1 << 20
 
@@ -242,22 +242,10 @@ def test_the_processor_s_power_is_counted_across_a_wrap(tmp_path: Path) -> None:
     assert sensor.read(3.0) is None and not RaplSensor(tmp_path / "nothing").probe()
 
 
-def ladder() -> Profile:
-    sizes = (50 * MIB, 80 * MIB, 200 * MIB)
-    return Profile(
-        ladder="three",
-        variants=tuple(
-            VariantProfile(
-                phi, f"v{phi}", 0.7 + phi / 20, Latency(p95=10.0 + phi), memory_bytes=size
-            )
-            for phi, size in enumerate(sizes)
-        ),
-        stall_ms=((0.0,) * 3,) * 3,
-    )
-
-
 @pytest.mark.parametrize("source", ["cpu", "memory", "thermal", "battery", "rapl"])
-def test_a_sensor_that_dies_leaves_only_the_smallest_variant(source: str, tmp_path: Path) -> None:
+def test_a_sensor_that_dies_leaves_only_the_smallest_variant(
+    source: str, tmp_path: Path, sized: Profile
+) -> None:
     """Its last word holds for the stated time; then φ = 0 alone is admitted and nothing is loaded, until it
     answers again. A sensor that never worked takes no part."""
     files = PROC | {
@@ -268,9 +256,7 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(source: str, tmp_pa
         "sys/class/powercap/intel-rapl:0/max_energy_range_uj": "100\n",
     }
     root = zone(write(tmp_path / "live", files), 40.0)
-    monitor = BudgetMonitor(
-        [make_sensor(source, root)], ladder(), memory_limit_bytes=1e9, stale_s=2
-    )
+    monitor = BudgetMonitor([make_sensor(source, root)], sized, memory_limit_bytes=1e9, stale_s=2)
     resident = frozenset({0, 1})
 
     def seen(now_s: float) -> tuple[int, bool, float | None]:
@@ -285,16 +271,16 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(source: str, tmp_pa
     assert seen(4.0) == (0, False, 130 * MIB)
     (tmp_path / "gone").rename(root)
     assert seen(6.0) == (2, True, 1e9)
-    never = BudgetMonitor([make_sensor(source, tmp_path / "none")], ladder(), stale_s=2)
+    never = BudgetMonitor([make_sensor(source, tmp_path / "none")], sized, stale_s=2)
     never.update(0.0)
     never.update(9.0)
     assert never.limits(1.0, resident).max_phi is None and never.up == {source: False}
 
 
-def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path) -> None:
+def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path, sized: Profile) -> None:
     """Read every 0.1 s for two seconds, a zone is asked at 0 and 1 s, and its age says so."""
     root = zone(tmp_path, 40.0)
-    monitor, seen = BudgetMonitor([ThermalSensor(root)], ladder()), []
+    monitor, seen = BudgetMonitor([ThermalSensor(root)], sized), []
     for tenth in range(20):
         zone(tmp_path, 40.0 + tenth)
         monitor.update(tenth / 10)
@@ -302,9 +288,11 @@ def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path) -> None:
     assert seen == [40.0] * 10 + [50.0] * 10 and monitor.read_s == {"thermal": 1.0}
 
 
-def test_a_group_s_limit_is_what_a_plan_of_the_resident_set_may_use(tmp_path: Path) -> None:
+def test_a_group_s_limit_is_what_a_plan_of_the_resident_set_may_use(
+    tmp_path: Path, sized: Profile
+) -> None:
     """300 MiB of room less the reserve, and what is resident already: not the machine's 4 GB."""
-    monitor = BudgetMonitor([MemorySensor(write(tmp_path, PROC | UNIFIED))], ladder())
+    monitor = BudgetMonitor([MemorySensor(write(tmp_path, PROC | UNIFIED))], sized)
     monitor.update(0.0)
     limits = monitor.limits(1.0, frozenset({0}))
     assert limits.memory_bytes == 300 * MIB - MEMORY_RESERVE_BYTES + 50 * MIB

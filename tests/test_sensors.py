@@ -16,7 +16,7 @@ from adaphi.controller.sensors import (
     make_sensor,
 )
 from adaphi.errors import ConfigError, InputError, InvalidRequest
-from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.model_zoo import Profile
 from adaphi.model_zoo.energy import RaplMeter
 from adaphi.sim import Trace
 
@@ -68,38 +68,24 @@ def test_a_source_that_is_missing_or_damaged_says_nothing(tmp_path: Path) -> Non
         (tmp_path / "proc" / "meminfo").write_text("MemAvailable:\n")
 
 
-def ladder() -> Profile:
-    sizes = (50 << 20, 80 << 20, 200 << 20)
-    return Profile(
-        ladder="three",
-        variants=tuple(
-            VariantProfile(
-                phi, f"v{phi}", 0.7 + phi / 20, Latency(p95=10.0 + phi), memory_bytes=size
-            )
-            for phi, size in enumerate(sizes)
-        ),
-        stall_ms=((0.0,) * 3,) * 3,
-    )
-
-
 @pytest.mark.parametrize(
     ("free_mib", "resident", "cap"), [(0, {0, 1, 2}, 0), (90, {0}, 1), (90, {2}, 2), (250, {0}, 2)]
 )
 def test_memory_caps_the_variants(
-    free_mib: int, resident: set[int], cap: int, tmp_path: Path
+    free_mib: int, resident: set[int], cap: int, tmp_path: Path, sized: Profile
 ) -> None:
     """What is not resident has to fit beside a reserve; with no reserve left only φ = 0 is admitted."""
     spare_kb = (free_mib << 10) + (MEMORY_RESERVE_BYTES >> 10 if free_mib else 0)
-    monitor = BudgetMonitor([MemorySensor(proc(tmp_path, available_kb=spare_kb))], ladder())
+    monitor = BudgetMonitor([MemorySensor(proc(tmp_path, available_kb=spare_kb))], sized)
     monitor.update(0.0)
     assert monitor.limits(1.0, frozenset(resident)).max_phi == cap
 
 
-def test_the_tightest_of_all_sensors_counts(tmp_path: Path) -> None:
+def test_the_tightest_of_all_sensors_counts(tmp_path: Path, sized: Profile) -> None:
     """The least time, the lowest cap, the largest slow-down; what has expired no longer counts."""
     pushed, played = PushedBudget(), PlayedTrace(Trace.from_budgets([40.0, 20.0], step_s=1.0))
     cpu = CpuSensor(proc(tmp_path, running=6), cores=2)
-    monitor = BudgetMonitor([pushed, played, cpu], ladder())
+    monitor = BudgetMonitor([pushed, played, cpu], sized)
     pushed.push(0.0, 30.0, 1, ttl_s=1.5)
     seen = []
     for now_s in (0.0, 1.0, 2.0):
