@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
+from ..errors import InputError
 from . import show
-from .options import Json
+from .options import Json, moment_s, seconds
+
+if TYPE_CHECKING:
+    from ..sim.prometheus import Series
 
 app = typer.Typer(
     help="Import, describe and split budget traces.", no_args_is_help=True, rich_markup_mode=None
@@ -17,42 +23,83 @@ app = typer.Typer(
 
 @app.command("import")
 def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(help="CSV of numbers, the first column time_s; or a recording's folder."),
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="CSV, NPZ or Parquet with a column time_s; a saved answer of Prometheus (.json); "
+            "the address of a Prometheus; or a recording's folder."
+        ),
     ],
     mapping: Annotated[
         str,
         typer.Option(
             "--as",
-            help="cpu_percent, cpu_fraction, memory_percent, memory_fraction, absolute, or flight.",
+            help="cpu_percent, cpu_fraction, memory_percent, memory_fraction, celsius, absolute, slowdown, "
+            "milliseconds, seconds; or flight for a recording.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The budget trace to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The budget trace: .csv, .npz or .parquet.")
+    ],
     column: Annotated[str | None, typer.Option(help="The resource. [the second column]")] = None,
     median_ms: Annotated[float, typer.Option(help="What the median becomes.")] = 50.0,
+    full: Annotated[
+        float | None, typer.Option(help="All there is of the resource. [100 %, 1, 80 °C]")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="What to ask Prometheus: an expression of one series.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="From when: 2026-03-01T08:30. [an hour before --end]")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Until when. [now]")] = None,
+    step: Annotated[str, typer.Option(help="From one sample to the next.")] = "15s",
 ) -> None:
     """Turn a raw resource trace into a budget trace by a stated mapping.
 
-    The headroom (100 − use, 1 − use, or the absolute value) is divided by its median and multiplied
-    by --median-ms. A recording of the daemon ([recorder] folder) becomes one row a request, on which any
-    policy can be replayed: what would it have done?
+    The headroom (100 − use, 1 − use, 80 − temperature, 1 ÷ slow-down, or the absolute value) is divided by
+    its median and multiplied by --median-ms; milliseconds and seconds are budgets already. A recording of
+    the daemon ([recorder] folder) becomes one row a request, on which any policy can be replayed: what
+    would it have done?
 
     \b
     Examples:
       adaphi trace import load.csv --as cpu_percent -o budget.csv
+      adaphi trace import http://localhost:9090 --query adaphi_slowdown_ratio --as slowdown -o budget.csv
+      adaphi trace import query_range.json --as cpu_fraction -o budget.parquet
       adaphi trace import flights --as flight -o requests.csv
     """
-    from ..sim.importing import import_flight, import_raw
+    from ..sim.importing import import_flight, import_raw, to_budget
 
+    left_out = 0
     if mapping == "flight":
-        trace = import_flight(file)
-        trace.write(output)
-        typer.echo(f"{output}: {len(trace)} requests of the recording {file}")
-        return
-    trace = import_raw(file, mapping, column=column, median_ms=median_ms)
+        trace = import_flight(source)
+    elif "://" in source or source.endswith(".json"):
+        series = _ask(source, query, start, end, step)
+        left_out = series.left_out
+        trace = to_budget(
+            series.time_s, series.value, mapping, source, median_ms=median_ms, full=full
+        )
+    else:
+        trace = import_raw(source, mapping, column=column, median_ms=median_ms, full=full)
     trace.write(output)
-    typer.echo(f"{output}: {len(trace)} rows, median {median_ms:g} ms, from {file} as {mapping}")
+    middle = float(np.median(trace.budget_ms))
+    typer.echo(f"{output}: {len(trace)} rows, median {middle:g} ms, from {source} as {mapping}")
+    if left_out:
+        typer.echo(f"{left_out} samples without a number were left out")
+
+
+def _ask(source: str, query: str | None, start: str | None, end: str | None, step: str) -> Series:
+    """Return the series of a running Prometheus, or of an answer of one."""
+    from ..sim.prometheus import query_range, read_range
+
+    if "://" not in source:
+        return read_range(source)
+    if query is None:
+        raise InputError(f"{source}: --query says what to ask it")
+    end_s = time.time() if end is None else moment_s(end, "--end")
+    start_s = end_s - 3600.0 if start is None else moment_s(start, "--start")
+    return query_range(source, query, start_s, end_s, seconds(step, "--step"))
 
 
 @app.command()
@@ -65,8 +112,6 @@ def describe(
     Example:
       adaphi trace describe budget.csv
     """
-    import numpy as np
-
     from ..policies.trace import Trace
 
     trace = Trace.read(file)
