@@ -22,6 +22,7 @@ NAMES = (
     "certificate",
     "resident",
     "battery",
+    "heat",
     "fuzz",
     "backends",
     "serving",

@@ -1,8 +1,9 @@
-"""Commands for traces: import a raw resource trace, describe a budget trace, split one."""
+"""Commands for traces: import raw resources, describe a budget trace, split one, generate one."""
 
 from __future__ import annotations
 
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +11,18 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from . import show
+from . import generate, show
 from .options import Json, moment_s, seconds
 
 if TYPE_CHECKING:
     from ..sim.prometheus import Series
 
 app = typer.Typer(
-    help="Import, describe and split budget traces.", no_args_is_help=True, rich_markup_mode=None
+    help="Import, describe, split and generate budget traces.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+app.add_typer(generate.app, name="generate")
 
 
 @app.command("import")
@@ -104,39 +108,41 @@ def _ask(source: str, query: str | None, start: str | None, end: str | None, ste
 
 @app.command()
 def describe(
-    file: Annotated[Path, typer.Argument(help="A budget trace.")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="A budget trace.")],
+    levels: Annotated[int, typer.Option(min=2, max=20, help="Of the chain.")] = 4,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf (extra `report`).")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Say how long a budget trace is, and how its budgets are spread and move.
+    """Say how long a budget trace is, where it has gaps, and how its budgets are spread and move.
 
     \b
-    Example:
+    Examples:
       adaphi trace describe budget.csv
+      adaphi trace describe budget.csv --picture budget.png
     """
     from ..policies.trace import Trace
+    from ..sim import describing
 
     trace = Trace.read(file)
-    budget = trace.budget_ms
-    steps = np.diff(trace.time_s)
-    low, p5, p50, p95, high = np.percentile(budget, [0, 5, 50, 95, 100]).tolist()
-    facts = {
-        "trace": trace.name,
-        "rows": len(trace),
-        "duration_s": float(trace.time_s[-1] - trace.time_s[0]),
-        "step_s": float(np.median(steps)) if len(steps) else 0.0,
-        "min_ms": low,
-        "p5_ms": p5,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "max_ms": high,
-        "unchanged_share": float((np.diff(budget) == 0).mean()) if len(steps) else 0.0,
-    }
+    found = describing.describe(trace, levels)
+    if picture is not None:
+        from ..sim.picture import draw_trace
+
+        draw_trace(trace, found, picture)
     if as_json:
-        show.print_json(facts)
+        show.print_json(found.facts())
         return
-    for name, value in facts.items():
-        typer.echo(
-            f"{name:>16}  {value:.6g}" if isinstance(value, float) else f"{name:>16}  {value}"
-        )
+    for name, value in found.facts().items():
+        if isinstance(value, float):
+            typer.echo(f"{name:>16}  {value:.6g}")
+        elif not isinstance(value, list | tuple):
+            typer.echo(f"{name:>16}  {value}")
+    for name, line in zip_longest(["levels"], found.words(), fillvalue=""):
+        typer.echo(f"{name:>16}  {line}")
+    if picture is not None:
+        typer.echo(f"{picture}: drawn")
 
 
 @app.command()
