@@ -23,6 +23,7 @@ NAMES = (
     "resident",
     "battery",
     "heat",
+    "environments",
     "fuzz",
     "backends",
     "serving",
