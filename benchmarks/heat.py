@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from adaphi.policies.trace import read_csv
-from adaphi.sim.heat import PI_ORBIT, HeatFit, fit_heat, thermal
+from adaphi.sim.generating import alternate
+from adaphi.sim.heat import PI_ORBIT, HeatFit, fit_heat
 
 from .harness import Row
 from .policy import trace_folder
@@ -32,9 +33,10 @@ def recorded(
     """
     folder = trace_folder() / "budget"
     if not folder.exists():
-        made = thermal(PI_ORBIT, 4000)
-        watts = np.interp(made.time_s, made.time_s[1:], np.diff(made.columns["celsius"]))
-        return made.time_s, made.columns["celsius"], watts, made.columns["clock"]
+        time_s, random = np.arange(4000.0), np.random.default_rng(0)
+        watts = np.where(alternate(len(time_s), 300, 600, 1, random), 4.9, 2.5)
+        celsius = PI_ORBIT.simulate(time_s, watts, 20.0)
+        return time_s, celsius, watts, np.array([PI_ORBIT.clock(hot) for hot in celsius])
     celsius, current = (read_csv(folder / f"{name}_{what}.csv") for what in ("temp", "current"))
     watts = volts / 1e3 * np.interp(celsius["time_s"], current["time_s"], current["value"])
     clock = folder / f"{name}_freq.csv"

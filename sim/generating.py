@@ -65,10 +65,11 @@ def regime(
     `spread` is the relative standard deviation around it, `memory` its autocorrelation from row to row. The
     column `regime` says which level it was. Raises `InputError`.
     """
-    check(rows, step_s=step_s)
     count = len(levels_ms)
+    if count < 2:
+        raise InputError(f"{count} level; to jump between, there have to be two at least")
+    check(rows, step_s=step_s, **{f"level {i}": level for i, level in enumerate(levels_ms)})
     stays_s = np.broadcast_to(np.asarray(stay_s, dtype=np.float64), (count,)).tolist()
-    check(count, **{f"level {i}": value for i, value in enumerate(levels_ms)})
     for seconds in stays_s:
         if not step_s <= seconds < math.inf:
             raise InputError(
@@ -183,7 +184,7 @@ def ticks(rows: int, step_s: float) -> Floats:
 def check(rows: int, **above_0: float) -> None:
     """Raise `InputError` for fewer than two rows, or a number that is not above 0 and finite."""
     if rows < 2:
-        raise InputError(f"{rows} rows or levels; expected two at least")
+        raise InputError(f"a trace of {rows} rows; expected two at least")
     for name, value in above_0.items():
         if not 0 < value < math.inf:
             raise InputError(f"{name} is {value}; expected a finite number above 0")
