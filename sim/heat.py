@@ -88,8 +88,12 @@ def fit_heat(
     full, gives limit and slope. Raises `InputError` for what tells nothing, `MissingExtraError` if there is
     no scipy.
     """
+    given = {"celsius": celsius, "watts": watts} | ({} if clock is None else {"clock": clock})
+    Trace(time_s, np.zeros_like(time_s), given, "heat")  # refuses what is no series
     if len(time_s) < 10 or np.ptp(watts) == 0 or np.ptp(celsius) == 0:
         raise InputError("a heat model needs ten rows, of different watts and temperatures")
+    if clock is not None and np.median(clock) <= 0:
+        raise InputError("a heat model needs a clock above 0")
 
     def model(parameters: Floats) -> HeatModel:
         return HeatModel(float(np.exp(parameters[0])), *parameters[1:].tolist())

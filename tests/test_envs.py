@@ -64,6 +64,8 @@ def test_it_can_be_made_from_files_and_by_module(
     )
     _, info = env.reset()
     assert info == {"reading_ms": trace.budget_ms[0], "active": 0}
+    env = gymnasium.make("adaphi.sim.envs:adaphi/Queue-v0", profile=tmp_path / "p.json", requests=5)
+    assert env.reset(seed=1)[1]["queued"].waiting == 1
 
 
 @pytest.mark.parametrize("policy", ["table", "greedy", "hysteresis", "random:3"])

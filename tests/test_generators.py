@@ -152,7 +152,12 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path) -> None:
         lambda: generating.diurnal(10, day_s=0.0),
         lambda: generating.battery(10, battery_wh=math.inf),
         lambda: thermal(PI_DESK, 10, busy_s=0.1),
+        lambda: generating.regime(10, spread=-0.1),
         lambda: fit_heat(np.arange(20.0), np.arange(20.0), np.ones(20)),
+        lambda: fit_heat(np.zeros(20), np.arange(20.0), np.arange(20.0)),
+        lambda: fit_heat(np.arange(20.0), np.full(20, np.nan), np.arange(20.0)),
+        lambda: fit_heat(np.arange(20.0), np.arange(19.0), np.arange(20.0)),
+        lambda: fit_heat(np.arange(20.0), np.arange(20.0), np.arange(20.0), np.zeros(20)),
     ],
 )
 def test_what_makes_no_trace_is_refused(wrong: Any) -> None:
