@@ -50,6 +50,9 @@ def run(quick: bool = False) -> Iterator[Row]:
         time_s, celsius, watts, clock = recorded(name, volts)
         fit = fit_heat(time_s, celsius, watts, clock)
         yield from rows(place, fit)
+        off = np.abs(fit.model.simulate(time_s, watts, float(celsius[0])) - celsius)
+        yield Row(f"{place}: greatest error", float(off.max()), "°C", "less")
+        yield Row(f"{place}: rows off by more than 5 °C", float((off > 5).mean()), "share", "less")
         if clock is not None:
             half = len(time_s) // 2
             learned = fit_heat(time_s[:half], celsius[:half], watts[:half]).model
