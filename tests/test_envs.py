@@ -203,18 +203,22 @@ def test_without_gymnasium_the_extra_is_named() -> None:
     assert "pip install 'adaphi[gym]'" in done.stderr
 
 
-def test_the_example_trains_and_scores(trace: Trace, tmp_path: Path) -> None:
+def test_the_example_trains_and_scores(
+    trace: Trace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A network of a few steps; beside it stand the replay's own figures, and it is below the clairvoyant."""
     pytest.importorskip("stable_baselines3")
     trace.write(tmp_path / "short.csv")
-    command = [sys.executable, ROOT / "examples" / "dqn.py", tmp_path / "short.csv"]
-    command += ["--steps", "1200", "--seeds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    (line,) = [one for one in done.stdout.splitlines() if one.startswith("short ")]
+    arguments = [str(tmp_path / "short.csv"), "--steps", "1100", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["dqn.py", *arguments])
+    made = runpy.run_path(str(ROOT / "examples" / "dqn.py"), run_name="__main__")
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("short ")]
     steps, best, table, refreshed, clairvoyant, learned = map(float, line.split()[1:])
     _, second = trace.split()
-    ladder = runpy.run_path(str(ROOT / "examples" / "dqn.py"))["ladder"]()
     assert steps == len(second) - 1
-    assert clairvoyant == pytest.approx(sim.clairvoyant(second, ladder).mean_score, abs=1e-4)
+    known = sim.clairvoyant(second, made["ladder"]()).mean_score
+    assert clairvoyant == pytest.approx(known, abs=1e-4)
     assert max(best, table, refreshed, learned) <= clairvoyant
