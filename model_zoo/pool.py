@@ -109,7 +109,8 @@ class WarmPool:
             self.prepare()
             before = _resident_set_bytes()
             runner = self.backend.build(self.ladder.variants[phi])
-            runner(runner.example)  # the first call allocates and chooses kernels
+            if runner.needs_warm_up:
+                runner(runner.example)  # the first call allocates and chooses kernels
             with self._changing:
                 measured = max(runner.weights_bytes, _resident_set_bytes() - before)
                 self._bytes[phi] = self._known.get(phi, measured)
