@@ -16,6 +16,7 @@ NAMES = (
     "replay",
     "requests",
     "queue",
+    "fidelity",
     "solver",
     "policy",
     "bound",

@@ -60,6 +60,15 @@ class Workload:
     def __repr__(self) -> str:
         return f"<Workload(name={self.name!r}, requests={len(self)})>"
 
+    def until(self, seconds: float) -> Workload:
+        """Return the requests that arrive before `seconds`; raise `InputError` if there is none."""
+        count = int(np.searchsorted(self.arrived_s, seconds))
+        if not count:
+            raise InputError(f"{self.name}: nothing arrives within {seconds:g} s")
+        return Workload(
+            self.arrived_s[:count], self.deadline_ms[:count], self.priority[:count], self.name
+        )
+
     @classmethod
     def poisson(
         cls, rate_per_s: float, requests: int, deadline_ms: ArrayLike = np.inf, *, seed: int = 0

@@ -10,6 +10,7 @@ from .. import __version__
 from . import device, offline, trace
 from .explain import explain
 from .keys import keys
+from .live import fidelity, replay
 from .requests import requests
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app.command()(offline.solve)
 app.command()(offline.simulate)
 app.command()(offline.compare)
 app.command()(requests)
+app.command()(replay)
+app.command()(fidelity)
 app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)
