@@ -11,6 +11,7 @@ from . import device, offline, trace
 from .explain import explain
 from .keys import keys
 from .live import fidelity, replay
+from .plan import app as plan
 from .requests import requests
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.command()(device.push)
 app.command()(keys)
 app.command()(device.record)
 app.add_typer(trace.app, name="trace")
+app.add_typer(plan, name="plan")
 app.command()(device.demo)
 
 
