@@ -133,7 +133,8 @@ class Failed(msgspec.Struct):
 class Run(msgspec.Struct):
     """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes).
 
-    With `tops`, how many labels each request wants, it is for a batch, and `shape` begins with its size.
+    With `tops`, how many labels each request wants, it is for a batch, and `shape` begins with its size. The
+    tensors lie in the channel's `place`.
     """
 
     key: int
@@ -143,6 +144,7 @@ class Run(msgspec.Struct):
     shape: tuple[int, ...]
     keep: tuple[int, ...] | None = None
     tops: tuple[int, ...] = ()
+    place: int = 0
 
 
 def main(orders_json: str) -> None:
@@ -276,7 +278,9 @@ def _tell_if_loaded(front: WorkerEnd, pool: WarmPool, phi: int) -> bool:
 
 def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
     try:
-        x = np.frombuffer(front.place, run.dtype, math.prod(run.shape)).reshape(run.shape)
+        x = np.frombuffer(front.places[run.place], run.dtype, math.prod(run.shape)).reshape(
+            run.shape
+        )
         keep = None if run.keep is None else frozenset(run.keep)
         result = pool.run(run.phi, x, keep=keep, batched=bool(run.tops))
         label = result.runner.labels
