@@ -11,6 +11,7 @@ from . import device, offline, trace
 from .explain import explain
 from .keys import keys
 from .requests import requests
+from .sweep import sweep
 
 app = typer.Typer(
     name="adaphi",
@@ -26,6 +27,7 @@ app.command()(offline.solve)
 app.command()(offline.simulate)
 app.command()(offline.compare)
 app.command()(requests)
+app.command()(sweep)
 app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)

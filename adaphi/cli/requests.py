@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import InputError
 from . import show
 from .options import Json, Latency, ProfileFile
-
-if TYPE_CHECKING:
-    from ..sim.workload import Workload
 
 
 def requests(
@@ -72,9 +68,10 @@ def requests(
     from ..model_zoo.profile import Profile
     from ..policies.trace import Trace
     from ..sim.requests import World, serve
+    from ..sim.workload import Arrivals
 
     costs = Profile.load(profile)
-    workload = _workload(arrivals, number, deadline_ms, speed, thin, seed)
+    workload = Arrivals.read(arrivals).draw(number, deadline_ms, speed=speed, thin=thin, seed=seed)
     world = World(
         None if slowdown is None else Trace.read(slowdown),
         None if budget is None else Trace.read(budget),
@@ -97,23 +94,3 @@ def requests(
         show.print_json([outcome.summary() for outcome in outcomes])
     else:
         show.print_table(show.served_table(outcomes))
-
-
-def _workload(
-    arrivals: str, number: int, deadline_ms: float, speed: float, thin: float, seed: int
-) -> Workload:
-    from ..sim.workload import Workload
-
-    kind, colon, rate = arrivals.partition(":")
-    if not (colon and kind in ("poisson", "regular")):
-        return Workload.read_counts(arrivals, deadline_ms, speed=speed, thin=thin, seed=seed)
-    try:
-        rate_per_s = float(rate)
-    except ValueError:
-        raise InputError(
-            f"--arrivals {arrivals!r}: {rate!r} is not a number",
-            help="write poisson:30 or regular:30, or name a file",
-        ) from None
-    if kind == "poisson":
-        return Workload.poisson(rate_per_s, number, deadline_ms, seed=seed)
-    return Workload.regular(rate_per_s, number, deadline_ms)
