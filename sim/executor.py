@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -59,6 +60,13 @@ def require(cluster: bool = False) -> None:
             raise MissingExtraError("a sweep on a cluster", "cluster") from None
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT, for Ray would go on asking there for ten minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
 def _on_ray(function: Callable[[A], B], work: Iterable[A], jobs: int, address: str) -> Iterator[B]:
     """Yield results in waves, for joblib's backend of Ray hands out none before all are there."""
     import ray
@@ -67,14 +75,15 @@ def _on_ray(function: Callable[[A], B], work: Iterable[A], jobs: int, address: s
 
     own = address == "local"
     try:
+        _knock(address)
         ray.init(
-            address=None if own else address,
+            address=address,
             num_cpus=(jobs if jobs > 0 else cpu_count()) if own else None,
             include_dashboard=False if own else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise AdaphiError(
             f"no Ray cluster at {address!r}: {error}", help="start one with `ray start --head`"
         ) from None

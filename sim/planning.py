@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, InputError, PolicyError, TraceError
+from ..errors import ConfigError, InputError, TraceError
 from ..model_zoo.profile import Profile, distinct
 from ..policies import files
 from ..policies.choose import choose
@@ -83,8 +83,8 @@ def _check_policies(
                 continue
             try:
                 choose(candidate.solved or candidate.name, profile, latency=latency)
-            except PolicyError as error:
-                raise PolicyError(
+            except InputError as error:
+                raise type(error)(
                     f"{candidate.name} on {name}: {error.message}", help=error.help
                 ) from None
 
@@ -224,4 +224,8 @@ def _settings(
             "miss_cost": miss_cost,
             "switch_cost": switch_cost,
         }
-        yield labels, Setting.of(profile, latency, Objective(miss_cost, switch_cost), learned)
+        try:
+            objective = Objective(miss_cost, switch_cost)
+        except ValueError as error:
+            raise ConfigError(f"{error} - at `$.grid`") from None
+        yield labels, Setting.of(profile, latency, objective, learned)

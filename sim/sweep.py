@@ -17,8 +17,9 @@ from .journal import Journal
 
 Tell = Callable[[int, int, str], None]
 
-_TOGETHER = 8
-"""Cases that are played in one go: enough to hide what sending them costs, few enough to lose."""
+_BLOCKS, _TOGETHER = 256, 64
+"""A sweep is sent out in so many blocks, or in blocks of so many cases: few enough to lose to a kill, for a
+block is kept when all of it is done, and enough to hide what sending one costs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _missing(case: Case, planned: Plan, journal: Journal) -> Task:
 
 def _blocks(tasks: Sequence[Task]) -> Iterator[list[Task]]:
     """Yield tasks in blocks, the smaller the fewer there are."""
-    size = min(_TOGETHER, ceil(len(tasks) / 64))
+    size = min(_TOGETHER, ceil(len(tasks) / _BLOCKS))
     source = iter(tasks)
     while block := list(islice(source, size)):
         yield block

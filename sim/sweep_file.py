@@ -28,6 +28,8 @@ from msgspec import Meta
 
 from ..errors import ConfigError
 
+MOST_HOURS = 24 * 366.0
+
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Price = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -62,7 +64,7 @@ class Fleet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     files: Names
     devices: Count
-    hours: Positive = 24.0
+    hours: Annotated[float, Meta(gt=0, le=MOST_HOURS)] = 24.0
     scales: Positives = msgspec.field(default_factory=lambda: [1.0])
 
 
@@ -86,8 +88,8 @@ class Requests(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class SweepFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that a sweep can be told; see the module's docstring and the sections above.
 
-    `table` and `refreshed` learn from `train` where it is given, else from the first `learn` of each trace;
-    either way only the rest of the trace is played, or drawn from.
+    `table` and `refreshed` learn from `train`, as it is, where it is given; else from the first `learn` of
+    each trace, of which then only the rest is played, or drawn from.
     """
 
     profiles: Names

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from . import show
 from .options import Json
 
@@ -67,8 +68,11 @@ def sweep(
         results.require_parquet()
     planned = plan(file)
     folder = output or Path(file.stem)
-    folder.mkdir(parents=True, exist_ok=True)
-    with Journal(folder / "cells.jsonl") as journal, show.progress(as_json) as tell:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}", help="name a folder with -o") from None
+    with Journal(folder / "cells.jsonl") as journal, show.progress() as tell:
         try:
             known = run(planned, journal, jobs=-1 if jobs is None else jobs, ray=ray, tell=tell)
         except KeyboardInterrupt:
