@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -28,6 +31,7 @@ from adaphi.sim.journal import Journal
 from adaphi.sim.planning import plan
 from adaphi.sim.requests import World, serve
 from adaphi.sim.sweep import run
+from adaphi.sim.sweep_file import SweepFile
 from adaphi.sim.workload import Workload
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -399,6 +403,20 @@ def test_what_cannot_be_played_is_refused_before_any_work(
         sweep(folder, f"profiles = ['profile.json']\n{first}{text}")
     assert said in error.value.message
     assert not (folder / "out").exists()
+
+
+def test_what_is_written_about_the_file_is_so() -> None:
+    """The examples can be planned, and every block of docs/scale.md has keys that there are."""
+    assert len(plan(EXAMPLES / "sweep.toml")) == 3 * 2 * 3 * 7
+    assert len(plan(EXAMPLES / "fleet.toml")) == 100 * 4
+    text = (EXAMPLES.parent / "docs" / "scale.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    whole = [block for block in blocks if "policies" in block]
+    assert len(whole) == 2 and len(blocks) == 3
+    for sections in blocks:
+        for section in re.split(r"\n(?=\[)", sections):
+            head = "" if "policies" in section else "profiles = ['a']\npolicies = ['b']\n"
+            msgspec.convert(tomllib.loads(head + section), SweepFile)
 
 
 def test_the_order_of_policies_changes_no_figure(folder: Path) -> None:
