@@ -29,7 +29,7 @@ class Journal:
             undo.pop_all()
 
     def add(self, cells: Iterable[tuple[str, Figures]]) -> None:
-        """Append cells; when this returns, they outlive the process."""
+        """Append cells; when this returns, they outlive the process (not a loss of power)."""
         for key, figures in cells:
             self._file.write(json.dumps({"cell": key, **figures}).encode() + b"\n")
             self.cells[key] = figures

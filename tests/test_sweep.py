@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -317,6 +318,16 @@ def test_a_worker_that_dies_is_an_error_and_costs_no_cell(folder: Path) -> None:
     assert process.returncode == 1
     assert stderr.count("\n") == 1 and "a worker process died" in stderr
     assert journal.read_bytes().endswith(b"\n") and journal.read_bytes().count(b"\n") >= 40
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(folder: Path) -> None:
+    """Where nothing listens, Ray would go on asking for minutes."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(AdaphiError, match=f"no Ray cluster at '{address}'"):
+            sweep(folder, TRACES, "--ray", address)
 
 
 BAD = {
