@@ -17,6 +17,7 @@ NAMES = (
     "requests",
     "fleet",
     "queue",
+    "fidelity",
     "solver",
     "policy",
     "bound",

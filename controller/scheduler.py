@@ -220,10 +220,10 @@ class Scheduler:
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
         """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused."""
-        for refusal in self.expired(now_s):
-            return refusal
         if not self._queue:
             return None
+        for refusal in self.expired(now_s):
+            return refusal
         request = self._queue.pop(0)[-1]
         try:
             admitted = self._admitted(request, limits)

@@ -218,7 +218,6 @@ def _measure(
     return measure(
         pool,
         rounds=orders.profile_rounds,
-        cold_rounds=1,
         conditions={"threads": orders.threads},
         compared=compared,
         progress=lambda done, total, what: front.tell(PROGRESS, Progress(done, total, what)),

@@ -28,7 +28,7 @@ from ..policies.trace import Trace
 from .replay import clairvoyant, replay
 from .requests import World, serve
 from .sweep_file import Requests
-from .workload import Arrivals
+from .workload import Source
 
 Floats = NDArray[np.float64]
 Label = str | int | float
@@ -145,13 +145,13 @@ class Queue:
     """A daemon in a `world` that is asked by `arrivals` with one deadline, and as `asked` says."""
 
     key: str
-    arrivals: Arrivals
+    arrivals: Source
     world: World
     deadline_ms: float
     asked: Requests
 
     @classmethod
-    def of(cls, arrivals: Arrivals, world: World, deadline_ms: float, asked: Requests) -> Queue:
+    def of(cls, arrivals: Source, world: World, deadline_ms: float, asked: Requests) -> Queue:
         """Return a queue under its key."""
         source = (arrivals.kind, arrivals.rate_per_s, arrivals.time_s, arrivals.count)
         how = (asked.number, asked.speed, asked.thin, asked.max_requests)

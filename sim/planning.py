@@ -36,7 +36,7 @@ from .fleet import Day
 from .requests import World
 from .sweep import Plan
 from .sweep_file import Requests, SweepFile, load
-from .workload import Arrivals
+from .workload import Source
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def _plan_requests(
     world.steps()
     settings = list(_settings(sweep, profiles, _trained(sweep, folder)))
     queues = [
-        (spec, deadline_ms, Queue.of(Arrivals.read(spec, folder), world, deadline_ms, asked))
+        (spec, deadline_ms, Queue.of(Source.read(spec, folder), world, deadline_ms, asked))
         for spec, deadline_ms in product(asked.arrivals, asked.deadline_ms)
     ]
 
@@ -128,7 +128,7 @@ def _plan_requests(
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Recording:
     """One recorded trace at one scale: what is learned from it, and the rest, which is played."""
 
     labels: dict[str, Label]
@@ -143,38 +143,40 @@ def _plan_traces(
     candidates: tuple[Candidate, ...],
 ) -> Plan:
     """Return the plan of recorded traces or of a fleet."""
-    sources = _sources(sweep, folder, profiles)
+    recordings = _recordings(sweep, folder, profiles)
     settings = [
         [
-            (labels, setting, source)
-            for labels, setting in _settings(sweep, profiles, source.learned)
+            (labels, setting, recording)
+            for labels, setting in _settings(sweep, profiles, recording.learned)
         ]
-        for source in sources
+        for recording in recordings
     ]
     grid = len(settings[0])
 
     def cases() -> Iterator[Case]:
-        for point, (place, seed) in product(range(grid), product(range(len(sources)), sweep.seeds)):
-            labels, setting, source = settings[place][point]
-            labels = {**labels, **source.labels, "seed": seed}
+        for point, (place, seed) in product(
+            range(grid), product(range(len(recordings)), sweep.seeds)
+        ):
+            labels, setting, recording = settings[place][point]
+            labels = {**labels, **recording.labels, "seed": seed}
             if sweep.fleet is None:
-                yield Case(labels, setting, source.world, (seed,))
+                yield Case(labels, setting, recording.world, (seed,))
                 continue
-            for device in range(place, sweep.fleet.devices, len(sources)):
-                yield Case({**labels, "device": device}, setting, source.world, (seed, device))
+            for device in range(place, sweep.fleet.devices, len(recordings)):
+                yield Case({**labels, "device": device}, setting, recording.world, (seed, device))
 
-    played = len(sources) if sweep.fleet is None else sweep.fleet.devices
+    played = len(recordings) if sweep.fleet is None else sweep.fleet.devices
     over = ("trace", "seed") if sweep.fleet is None else ("trace", "scale", "seed", "device")
     return Plan(candidates, cases, grid * len(sweep.seeds) * played, over)
 
 
-def _sources(sweep: SweepFile, folder: Path, profiles: dict[str, Profile]) -> list[_Source]:
+def _recordings(sweep: SweepFile, folder: Path, profiles: dict[str, Profile]) -> list[_Recording]:
     section = sweep.traces or sweep.fleet
     assert section is not None
     trained = _trained(sweep, folder)
     needs = [p.costs(at).need_ms.ravel() for p in profiles.values() for at in sweep.grid.latency]
     thresholds_ms = distinct(np.concatenate(needs))
-    sources = []
+    recordings = []
     for name, scale in product(section.files, section.scales):
         trace = Trace.read(folder / name)
         learned, rest = _scaled(trace, scale).split(0.0 if trained else sweep.learn)
@@ -189,8 +191,8 @@ def _sources(sweep: SweepFile, folder: Path, profiles: dict[str, Profile]) -> li
             else Day.like(rest, thresholds_ms, sweep.fleet.hours * 3600)
         )
         labels: dict[str, Label] = {"trace": name, "scale": scale}
-        sources.append(_Source(labels, trained or [learned.budget_ms], world))
-    return sources
+        recordings.append(_Recording(labels, trained or [learned.budget_ms], world))
+    return recordings
 
 
 def _scaled(trace: Trace, scale: float) -> Trace:

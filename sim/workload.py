@@ -60,6 +60,15 @@ class Workload:
     def __repr__(self) -> str:
         return f"<Workload(name={self.name!r}, requests={len(self)})>"
 
+    def until(self, seconds: float) -> Workload:
+        """Return the requests that arrive before `seconds`; raise `InputError` if there is none."""
+        count = int(np.searchsorted(self.arrived_s, seconds))
+        if not count:
+            raise InputError(f"{self.name}: nothing arrives within {seconds:g} s")
+        return Workload(
+            self.arrived_s[:count], self.deadline_ms[:count], self.priority[:count], self.name
+        )
+
     @classmethod
     def poisson(
         cls, rate_per_s: float, requests: int, deadline_ms: ArrayLike = np.inf, *, seed: int = 0
@@ -150,7 +159,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class Source:
     """How requests come, before any is drawn: at `rate_per_s` (`kind` poisson or regular), or as counted.
 
     `time_s`, `count` are the columns of a recording where there is one.
@@ -163,7 +172,7 @@ class Arrivals:
     count: Floats | None = None
 
     @classmethod
-    def read(cls, spec: str, folder: Path | None = None) -> Arrivals:
+    def read(cls, spec: str, folder: Path | None = None) -> Source:
         """Return what poisson:RATE, regular:RATE or the name of a CSV (in `folder`) means.
 
         Raises `InputError`.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import show
-from .options import Json, Latency, ProfileFile
+from .options import Arrivals, Json, Latency, ProfileFile, Speed, Thin
+
+if TYPE_CHECKING:
+    from ..sim.workload import Workload
 
 
 def requests(
@@ -19,20 +23,13 @@ def requests(
             "--policy", help="A policy file or a rule's name; may be given several times."
         ),
     ],
-    arrivals: Annotated[
-        str,
-        typer.Option(help="poisson:RATE or regular:RATE (a second), or a CSV with time_s,count."),
-    ],
+    arrivals: Arrivals,
     deadline_ms: Annotated[float, typer.Option(min=0, help="From arrival to answer.")],
     number: Annotated[
         int, typer.Option("--number", min=1, help="How many requests, where a rate is given.")
     ] = 100_000,
-    speed: Annotated[
-        float, typer.Option(help="Play recorded counts this many times faster.")
-    ] = 1.0,
-    thin: Annotated[
-        float, typer.Option(help="Keep this share of recorded requests, drawn at random.")
-    ] = 1.0,
+    speed: Speed = 1.0,
+    thin: Thin = 1.0,
     slowdown: Annotated[
         Path | None,
         typer.Option(
@@ -68,10 +65,9 @@ def requests(
     from ..model_zoo.profile import Profile
     from ..policies.trace import Trace
     from ..sim.requests import World, serve
-    from ..sim.workload import Arrivals
 
     costs = Profile.load(profile)
-    workload = Arrivals.read(arrivals).draw(number, deadline_ms, speed=speed, thin=thin, seed=seed)
+    workload = workload_of(arrivals, deadline_ms, number=number, speed=speed, thin=thin, seed=seed)
     world = World(
         None if slowdown is None else Trace.read(slowdown),
         None if budget is None else Trace.read(budget),
@@ -94,3 +90,24 @@ def requests(
         show.print_json([outcome.summary() for outcome in outcomes])
     else:
         show.print_table(show.served_table(outcomes))
+
+
+def workload_of(
+    arrivals: str,
+    deadline_ms: float,
+    *,
+    number: int | None = None,
+    lasts_s: float = math.inf,
+    speed: float,
+    thin: float,
+    seed: int,
+) -> Workload:
+    """Return what `--arrivals` means, until `lasts_s`; of a rate `number` requests, if that is given."""
+    from ..sim.workload import Source
+
+    source = Source.read(arrivals)
+    if number is None and source.rate_per_s:
+        expected = source.rate_per_s * lasts_s
+        number = math.ceil(expected + 10 * math.sqrt(expected) + 10)  # more than will be needed
+    workload = source.draw(number or 1, deadline_ms, speed=speed, thin=thin, seed=seed)
+    return workload if lasts_s == math.inf else workload.until(lasts_s)
