@@ -15,6 +15,7 @@ NAMES = (
     "decision",
     "replay",
     "requests",
+    "fleet",
     "queue",
     "fidelity",
     "solver",

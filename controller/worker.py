@@ -15,10 +15,8 @@ It ends when the front is gone: the channel says so, and on Linux the kernel kil
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +26,7 @@ import numpy as np
 
 from ..errors import AdaphiError, RequestError
 from ..model_zoo.profile import Profile
+from ..processes import work_for_parent
 from .channel import WorkerEnd
 from .protocol import decode
 
@@ -149,9 +148,8 @@ class Run(msgspec.Struct):
 
 def main(orders_json: str) -> None:
     """Run a worker until the front is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front's to handle
+    work_for_parent()
     orders = msgspec.json.decode(orders_json, type=Orders)
-    _end_with_the_front()
     front = WorkerEnd(*orders.channel)
     try:
         pool = _start(orders, front)
@@ -161,13 +159,6 @@ def main(orders_json: str) -> None:
         pass
     finally:
         front.close()
-
-
-def _end_with_the_front() -> None:
-    """Have the kernel kill this process when its parent dies, where it can."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _start(orders: Orders, front: WorkerEnd) -> WarmPool | None:
