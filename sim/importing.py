@@ -120,8 +120,10 @@ def to_budget(
     if mapping not in MAPPINGS:
         raise TraceError(f"no mapping is called {mapping!r}", help=f"use {', '.join(MAPPINGS)}")
     rule = MAPPINGS[mapping]
-    with np.errstate(divide="ignore"):
-        trace = Trace(time_s, rule.headroom(value, rule.full if full is None else full), name=name)
+    if mapping == "slowdown" and (value <= 0).any():
+        row = int((value <= 0).argmax())
+        raise TraceError(f"{name}: row {row}: a slow-down is above 0, found {value[row]:g}")
+    trace = Trace(time_s, rule.headroom(value, rule.full if full is None else full), name=name)
     if rule.is_budget:
         return trace
     middle = float(np.median(trace.budget_ms)) if len(trace) else 0.0
