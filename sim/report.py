@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -49,16 +50,21 @@ class Study:
         return self.comparison.tables[-1]
 
 
-def write_report(study: Study, path: str | Path) -> None:
-    """Write the page; raise `MissingExtraError` without plotly, `InputError` where it cannot be written."""
-    try:
-        from plotly.offline import get_plotlyjs
-
-        from . import report_plots as plots
-    except ImportError:
-        raise MissingExtraError("a report", "report") from None
+def check_page(path: str | Path) -> None:
+    """Raise `MissingExtraError` without plotly, `InputError` where `path` is no page."""
+    if find_spec("plotly") is None:
+        raise MissingExtraError("a report", "report")
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path}: a report ends in .html")
+
+
+def write_report(study: Study, path: str | Path) -> None:
+    """Write the page; raise as `check_page`, or `InputError` where it cannot be written."""
+    check_page(path)
+    from plotly.offline import get_plotlyjs
+
+    from . import report_plots as plots
+
     main, comparison = study.main, study.comparison
     sections = [
         _part(

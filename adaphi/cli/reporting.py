@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from ..sim.counterfactual import Counterfactual
     from ..sim.replay import Replay
 
+
+def _checked(path: Path | None) -> Path | None:
+    """Refuse what is no page before any work."""
+    if path is not None:
+        from ..sim.report import check_page
+
+        check_page(path)
+    return path
+
+
 Report: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--report", help="Write a page (HTML) that explains it, in one file (extra `report`)."
+        "--report",
+        callback=_checked,
+        help="Write a page (HTML) that explains it, in one file (extra `report`).",
     ),
 ]
 
