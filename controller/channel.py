@@ -1,9 +1,9 @@
 """What the front and one worker talk through: a pair of sockets, and shared memory for requests' tensors.
 
-A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer. The
-tensor of a request is copied once, into memory that both see, those of a batch one behind the other: one
-model runs at a time, so one place does. When either process is gone the other reads the end of the stream, at
-once and without asking.
+A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer.
+The tensor of a request is copied once, into memory that both see, those of a batch one behind the other.
+There are two places: while one model runs, the tensor of the next request is copied already. When either
+process is gone the other reads the end of the stream, at once and without asking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ log = logging.getLogger("adaphi")
 
 HEAD = struct.Struct("<cIQ")
 """Kind, bytes of the header, bytes of the tensor behind it."""
-READ_BYTES = 1 << 18
+READ_BYTES, ORDER_BYTES = 1 << 18, 1 << 12
+"""What is read at once, by the front and by the worker."""
 
 OnMessage = Callable[[bytes, bytes, list[Any]], None]
 """Takes the kind, the header and, where there is one, the bytes of a tensor."""
@@ -42,9 +43,14 @@ class FrontEnd:
         self._socket, self._other = socket.socketpair()
         self._socket.setblocking(False)
         self._memory = os.memfd_create("adaphi-request")
-        os.ftruncate(self._memory, place_bytes)
-        self._place = np.frombuffer(mmap.mmap(self._memory, place_bytes), np.uint8)
+        place_bytes = -(-place_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self._memory, 2 * place_bytes)
+        whole = np.frombuffer(mmap.mmap(self._memory, 2 * place_bytes), np.uint8)
+        self._places = whole.reshape(2, place_bytes)
+        self._free = 0  # the place for the next tensors
+        self._staged: NDArray[Any] | None = None  # what lies at its beginning
         self._heard = bytearray()
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
@@ -58,15 +64,24 @@ class FrontEnd:
         self._other.close()
         os.close(self._memory)
 
-    def send(
-        self, kind: bytes, header: msgspec.Struct | None = None, *tensors: NDArray[Any]
-    ) -> bool:
-        """Send without waiting; return False if the worker is gone, or has read nothing for long."""
+    def stage(self, tensor: NDArray[Any]) -> None:
+        """Copy what is likely to be put next, while the worker is busy."""
+        if tensor is not self._staged:
+            self._copy(tensor, 0)
+            self._staged = tensor
+
+    def put(self, *tensors: NDArray[Any]) -> int:
+        """Copy the tensors of a run, and return which place they are in; it is not the last run's."""
         begin = 0
         for tensor in tensors:
-            end = begin + tensor.nbytes
-            self._place[begin:end] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-            begin = end
+            if begin or tensor is not self._staged:
+                self._copy(tensor, begin)
+            begin += tensor.nbytes
+        place, self._free, self._staged = self._free, 1 - self._free, None
+        return place
+
+    def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
+        """Send without waiting; return False if the worker is gone, or has read nothing for long."""
         body = b"" if header is None else pack(header)
         try:
             self._socket.send(
@@ -75,6 +90,10 @@ class FrontEnd:
         except OSError:
             return False
         return True
+
+    def _copy(self, tensor: NDArray[Any], begin: int) -> None:
+        flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        self._places[self._free, begin : begin + tensor.nbytes] = flat
 
     def drain(self) -> None:
         """Read what a worker that is gone said last."""
@@ -90,15 +109,15 @@ class FrontEnd:
     def _read(self) -> bool:
         """Handle what has arrived; return False where nothing had, or nothing can any more."""
         try:
-            heard = self._socket.recv(READ_BYTES)
+            count = self._socket.recv_into(self._buffer)
         except BlockingIOError:
             return False
         except OSError:
-            heard = b""
-        if not heard:
+            count = 0
+        if not count:
             self._loop.remove_reader(self._socket)
             return False
-        self._heard += heard
+        self._heard += self._buffer[:count]
         while len(self._heard) >= HEAD.size:
             kind, header_bytes, tensor_bytes = HEAD.unpack_from(self._heard)
             middle = HEAD.size + header_bytes
@@ -123,19 +142,22 @@ class WorkerEnd:
 
     def __init__(self, descriptor: int, memory: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._heard = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
-        self.place = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
+        size = os.fstat(memory).st_size
+        whole = memoryview(mmap.mmap(memory, size))
+        self.places = whole[: size // 2], whole[size // 2 :]
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:
         """Return whether a message arrives in time."""
-        return bool(self._poll.poll(timeout_ms))
+        return bool(self._heard) or bool(self._poll.poll(timeout_ms))
 
     def receive(self) -> tuple[bytes, bytes]:
         """Return the next message's kind and header."""
-        kind, header_bytes, _ = HEAD.unpack(self._exactly(HEAD.size))
-        return kind, self._exactly(header_bytes)
+        kind, header_bytes, _ = HEAD.unpack(self._first(HEAD.size))
+        return kind, self._first(header_bytes)
 
     def tell(self, kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> None:
         """Send a message."""
@@ -144,15 +166,25 @@ class WorkerEnd:
             self._socket.sendall(HEAD.pack(kind, len(body), 0) + body)
             return
         raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
-        self._socket.sendall(HEAD.pack(kind, len(body), raw.nbytes) + body)
-        self._socket.sendall(raw)
+        begin = HEAD.pack(kind, len(body), raw.nbytes) + body
+        sent = self._socket.sendmsg([begin, raw]) - len(
+            begin
+        )  # at once, or the front is woken twice
+        if sent < 0:
+            self._socket.sendall(begin[sent:])
+        if sent < raw.nbytes:
+            self._socket.sendall(raw[max(0, sent) :])
 
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
 
-    def _exactly(self, count: int) -> bytes:
-        data = self._socket.recv(count, socket.MSG_WAITALL) if count else b""
-        if len(data) < count:
-            raise EOFError("the front is gone")
-        return data
+    def _first(self, count: int) -> bytes:
+        """Take the next `count` bytes; a message is mostly here as a whole, so it costs one call."""
+        while len(self._heard) < count:
+            heard = self._socket.recv(ORDER_BYTES)
+            if not heard:
+                raise EOFError("the front is gone")
+            self._heard += heard
+        first, self._heard = self._heard[:count], self._heard[count:]
+        return first

@@ -29,7 +29,7 @@ from . import protocol
 from .asking import Asker, Call
 from .connection import Connection, event_of
 from .protocol import Answer, BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
-from .pump import Pump
+from .pump import Pump, is_readable, receive_now
 from .security import load_client_keys
 
 PATIENCE_S = 0.9
@@ -226,7 +226,7 @@ class Client(_Talk):
 
     def _ask(self, call: Call) -> Answer | OkHeader:
         with self._lock:
-            if self._connection.monitor.getsockopt(zmq.EVENTS):
+            if is_readable(self._connection.monitor):
                 self._take_all()  # what happened since the last call is not about this one
             self._asker.ask(call)
             try:
@@ -244,7 +244,7 @@ class Client(_Talk):
         """Wait for a message or an event, and give the asker what has arrived."""
         arrived = self._poller.poll(max(1, math.ceil(wait_s * 1e3)))
         if len(arrived) == 1 and arrived[0][0] is self._connection.socket:
-            self._asker.on_message(self._connection.socket.recv_multipart(copy=False))
+            self._asker.on_message(receive_now(self._connection.socket))
         elif arrived:
             self._take_all()
 
@@ -260,7 +260,7 @@ class Client(_Talk):
 
 def _received(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     try:
-        return socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        return receive_now(socket)
     except zmq.Again:
         return None
 

@@ -10,6 +10,7 @@ import zmq
 
 from ..errors import InvalidRequest
 from .asking import EVENTS
+from .pump import is_readable, send_now
 from .security import ClientKeys
 
 MAX_ANSWER_BYTES = 64_000_000
@@ -62,7 +63,7 @@ class Connection:
     def send(self, frames: list[Any]) -> bool:
         """Send at once, or return False: there is no connection, or the daemon does not keep up."""
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            send_now(self.socket, frames)
         except zmq.Again:
             return False
         return True
@@ -80,7 +81,7 @@ class Connection:
     def settle(self) -> None:
         """Let the socket take over what its thread has done: a send that does not wait would not look."""
         if not self.socket.closed:
-            self.socket.getsockopt(zmq.EVENTS)
+            is_readable(self.socket)
 
     def close(self) -> None:
         """Close both sockets."""

@@ -15,7 +15,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ from .supervisor import Supervisor
 
 log = logging.getLogger("adaphi")
 
-SWEEP_S = 0.02
-"""How often waiting requests are looked through for expired ones."""
+SWEEP_S, REST_S = 0.02, 0.1
+"""How often waiting requests are looked through for expired ones, and the loop turns while there are none."""
 FIRST_GUESS_S = 10.0
 """How long a worker is taken to need until it is warm, before one ever was."""
 PATIENCE_S = 120
@@ -171,8 +171,9 @@ class Daemon:
                     self.service.read_sensors()
                     self.policies.look(self.service.rollout)
                     next_reading_s = self.loop.time() + self.config.budget.interval_ms / 1e3
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), SWEEP_S)
+            rest_s = min(REST_S, self.config.budget.interval_ms / 1e3)
+            resting = self.service is None or self.service.idle
+            await asyncio.sleep(rest_s if resting else SWEEP_S)  # cheaper than a wait with a limit
 
     async def _drain(self) -> None:
         """Accept nothing new; finish what was accepted, for `drain_s` at most."""
@@ -444,7 +445,7 @@ class Daemon:
                 "slowdown": round(limits.slowdown, 3),
                 "budget_ms": limits.budget_ms,
                 "max_phi": limits.max_phi,
-                "minute": service.history.summary(),
+                "minute": service.books.history.summary(),
             }
         return state
 
@@ -452,7 +453,7 @@ class Daemon:
         """Return `status`, the names of the variants, and the last minutes second by second."""
         if self.service is None or self.profile is None:
             return self.status()
-        seconds = self.service.history.seconds
+        seconds = self.service.books.history.seconds
         return self.status() | {
             "variants": [v.name for v in self.profile.variants],
             "history": {name: [getattr(s, name) for s in seconds] for name in Second._fields},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -40,7 +41,8 @@ class Ledger:
         self._keep_s, self._max_answers, self._max_bytes = keep_s, max_answers, max_bytes
         self._now = now
         self._asked: dict[Key, Asked] = {}
-        self._answers: dict[Key, tuple[float, int, list[Any]]] = {}  # oldest first
+        # Oldest first. A plain dict would look through all that were ever dropped to find its first.
+        self._answers: OrderedDict[Key, tuple[float, int, list[Any]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -54,9 +56,10 @@ class Ledger:
 
     def recall(self, key: Key) -> list[Any] | None:
         """Return the frames that answered a request, None if they are not remembered."""
-        self._drop_old()
         found = self._answers.get(key)
-        return None if found is None else found[2]
+        if found is None or found[0] < self._now() - self._keep_s:
+            return None
+        return found[2]
 
     def begin(self, key: Key | None, client: Peer) -> Asked:
         """Note that a request is under way."""
@@ -71,17 +74,17 @@ class Ledger:
             return
         del self._asked[asked.key]
         if answer is not None:
-            size = sum(map(len, answer))
-            self._answers[asked.key] = (self._now(), size, answer)
+            now_s, size = self._now(), sum(map(len, answer))
+            self._answers[asked.key] = (now_s, size, answer)
             self.bytes += size
-            self._drop_old()
+            self._drop_old(now_s - self._keep_s)
 
-    def _drop_old(self) -> None:
-        oldest_s = self._now() - self._keep_s
-        while self._answers:
-            key, (at_s, size, _) = next(iter(self._answers.items()))
-            within = len(self._answers) <= self._max_answers and self.bytes <= self._max_bytes
+    def _drop_old(self, oldest_s: float) -> None:
+        answers = self._answers
+        while answers:
+            at_s, size, _ = answers[next(iter(answers))]
+            within = len(answers) <= self._max_answers and self.bytes <= self._max_bytes
             if within and at_s >= oldest_s:
                 return
-            del self._answers[key]
+            answers.popitem(last=False)
             self.bytes -= size

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
+from prometheus_client.registry import Collector
 
 from ..model_zoo.profile import Profile
 from .budget import BudgetMonitor
@@ -26,6 +27,18 @@ def latency_buckets(profile: Profile) -> tuple[float, ...]:
     return tuple(float(f"{low * (high / low) ** (k / (count - 1)):.3g}") for k in range(count))
 
 
+class _First(Collector):
+    """Is asked before every other collector of its registry, and has nothing to tell but that."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.then: Callable[[], object] = lambda: None
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        self.then()
+        return ()
+
+
 class Metrics:
     """The daemon's metrics; label `model` is the ladder, `variant` a variant's name."""
 
@@ -33,6 +46,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.ladder = ladder
         registry = self.registry
+        self._first = _First(registry)
         self._requests = Counter(
             "adaphi_requests",
             "Requests by outcome.",
@@ -139,6 +153,10 @@ class Metrics:
             registry=registry,
         )
         Info("adaphi_build", "The version of adaphi.", registry=registry).info({"version": version})
+
+    def before_reading(self, settle: Callable[[], object]) -> None:
+        """Have `settle` called whenever the metrics are about to be read."""
+        self._first.then = settle
 
     def start(self, profile: Profile, policy: str) -> None:
         """Create what depends on the ladder, now that its profile is known."""

@@ -151,7 +151,7 @@ class OpenInference:
     async def statistics(self, request: Request) -> Response:
         """Return what each variant did: one entry for each."""
         phi = self._find(request) if "model" in request.path_params else None
-        tallies = self._host.serving().tallies
+        tallies = self._host.serving().books.tallies
         chosen = range(len(tallies)) if phi is None else [phi]
         return JSONResponse({"model_stats": [self._tally(p, tallies[p]) for p in chosen]})
 

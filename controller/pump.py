@@ -19,11 +19,31 @@ COPIED_BYTES = 65536
 """Smaller frames are copied, which costs less than keeping track of them."""
 
 
+def send_now(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
+    """Send a message without waiting; raise `ZMQError` if the peer is gone or does not keep up."""
+    last = len(frames) - 1
+    for place, frame in enumerate(frames):
+        socket.send(frame, MORE if place < last else NOW, copy=len(frame) < COPIED_BYTES)
+
+
+def receive_now(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """Return the frames of a message that has arrived; raise `zmq.Again` if none has."""
+    frames = [socket.recv(NOW, copy=False)]
+    while frames[-1].more:
+        frames.append(socket.recv(NOW, copy=False))
+    return frames
+
+
+def is_readable(socket: zmq.Socket[bytes]) -> bool:
+    """Say whether a message has arrived; the socket also takes over what its thread has done."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & READABLE)
+
+
 class Pump:
     """Calls `handler` with the frames of every message that arrives on a socket.
 
     The socket's file descriptor only says that *something* changed since it was last asked, so after
-    each wake-up and after each send the socket is drained until it is empty.
+    each wake-up the socket is drained until it is empty, and after each send it is looked at again.
     """
 
     BURST = 64
@@ -41,10 +61,8 @@ class Pump:
         """Send without waiting; return False if the peer is gone or does not keep up."""
         if self.socket.closed:
             return False
-        send, last = self.socket.send, len(frames) - 1
         try:
-            for place, frame in enumerate(frames):
-                send(frame, MORE if place < last else NOW, copy=len(frame) < COPIED_BYTES)
+            send_now(self.socket, frames)
         except zmq.ZMQError:
             return False
         finally:
@@ -52,8 +70,9 @@ class Pump:
         return True
 
     def wake(self) -> None:
-        """Look soon for what arrived: whoever sends on the socket itself has to say so."""
-        self._loop.call_soon(self._drain)
+        """Look for what arrived unseen: whoever sends on the socket itself has to say so."""
+        if is_readable(self.socket):
+            self._loop.call_soon(self._drain)
 
     def stop(self) -> None:
         """Listen no longer."""
@@ -69,11 +88,9 @@ class Pump:
         for _ in range(self.BURST):
             if self.socket.closed:
                 return
-            if not int(self.socket.getsockopt(zmq.EVENTS)) & READABLE:
+            if not is_readable(self.socket):
                 return
-            frames = [self.socket.recv(NOW, copy=False)]
-            while frames[-1].more:
-                frames.append(self.socket.recv(NOW, copy=False))
+            frames = receive_now(self.socket)
             try:
                 self._handler(frames)
             except Exception:  # a bug; but the messages behind this one still have to be read

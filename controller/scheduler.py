@@ -182,6 +182,11 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def first(self) -> Request | None:
+        """Return the most urgent request that waits, None if nobody does."""
+        return self._queue[0][-1] if self._queue else None
+
     def admit(
         self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0
     ) -> Refusal | None:
@@ -220,10 +225,10 @@ class Scheduler:
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
         """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused."""
-        for refusal in self.expired(now_s):
-            return refusal
         if not self._queue:
             return None
+        for refusal in self.expired(now_s):
+            return refusal
         request = self._queue.pop(0)[-1]
         try:
             admitted = self._admitted(request, limits)

@@ -22,9 +22,9 @@ from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
 from ..policies.resident import ResidentTable
 from . import flight, worker
+from .books import Books
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
-from .history import History
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .residency import Residency
@@ -32,7 +32,6 @@ from .rollout import Rollout
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
 from .shrinking import Shrinking
-from .statistics import Tally
 from .step import Controller, Decision
 from .supervisor import Supervisor
 
@@ -106,20 +105,21 @@ class Service:
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
-        self.history = History()
         self.residency = Residency(
             [v.name for v in profile.variants],
             isinstance(policy, ResidentTable),
             supervisor.send,
             self._update_limits,
         )
-        self.tallies = [Tally() for _ in profile.variants]
+        self.books = Books(profile, metrics)
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
         self._keys = 0
         metrics.start(profile, policy.name)
+        metrics.queue_depth.set_function(lambda: len(self.scheduler))
+        metrics.in_flight.set_function(lambda: len(self.running.waiting) if self.running else 0)
         metrics.show_active(0)
 
     def take(self, config: Config) -> None:
@@ -163,6 +163,7 @@ class Service:
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
+        self._stage_next()
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
@@ -184,7 +185,7 @@ class Service:
             chosen = self.scheduler.next(now_s, self.limits)
             if chosen is None:
                 return
-            self.metrics.decision.observe(time.perf_counter() - began)
+            self.books.decided(time.perf_counter() - began)
             if isinstance(chosen, Refusal):
                 self.refuse(chosen.request.ticket, chosen.error)
             else:
@@ -194,14 +195,15 @@ class Service:
         requests, decision = start.requests, start.decision
         self._keys += 1
         self.running = Running(self._keys, start, now_s, list(requests))
-        self.supervisor.send(worker.RUN, self._order(start), *(r.tensor for r in requests))
+        self.supervisor.run(self._order(start), [r.tensor for r in requests])
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
-            self.history.switch()
+            self.books.history.switch()
         if start.joined:
             self.metrics.count_batch(decision.phi, len(requests))
-        self.metrics.in_flight.set(len(requests))
-        self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
+        if self.scheduler.controller.learns:
+            self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
+        self._stage_next()
 
     def _order(self, start: Start) -> worker.Run:
         """Return what the worker is told: a batch has its size before the shape, and its own labels."""
@@ -216,9 +218,14 @@ class Service:
             run.shape = (len(run.tops), *tensor.shape)
         return run
 
+    def _stage_next(self) -> None:
+        """Prepare, while the worker works, what is likely to run next."""
+        following = self.scheduler.first
+        if self.running is not None and following is not None:
+            self.supervisor.stage(following.tensor)
+
     def _free(self) -> None:
         self.running = None
-        self.metrics.in_flight.set(0)
         self._start_next()
 
     # ---------------------------------------------------------------------------- the worker
@@ -234,29 +241,41 @@ class Service:
         self._start_next()
 
     def on_done(self, done: worker.Done, tensor: list[Any]) -> None:
-        """A run is finished: answer it, start the next, and only then put down what happened."""
+        """A run is finished: answer it, start the next, and only then put down what happened.
+
+        Where somebody waits, the worker gets its next run first: all who wait gain what one loses.
+        """
         running = self.running
         if running is None or running.key != done.key:
             return
         start, phi = running.start, running.start.decision.phi
-        answers = []
-        for request, answer, output in _each(start, done, tensor):
-            if request in running.waiting:
-                running.waiting.remove(request)
-                answers.append((request, self._answer(running, request, answer, output)))
+        answers = [
+            (request, self._header(running, request, answer), output)
+            for request, answer, output in _each(start, done, tensor)
+            if request in running.waiting
+        ]
+        running.waiting.clear()
+        somebody_waits = len(self.scheduler) > 0
+        if not somebody_waits:
+            _reply(answers)
         if not done.cold:
             takes_ms = self.scheduler.takes_ms(start)
             self.slowdown.observe(done.inference_ms, takes_ms, self._now())
         self.on_kept(frozenset(done.resident))
-        for request, header in answers:
+        for request, header, _ in answers:
             self._report(running, request, not header.late)
         self._free()
+        if somebody_waits:
+            _reply(answers)
         self.supervisor.proved_well()
-        self.metrics.inference_of(phi).observe(done.inference_ms / 1e3)
-        if answers:
-            self.tallies[phi].add_run(len(start.requests), done.inference_ms)
-        for request, header in answers:
-            self._put_down(running, request, header)
+        size = len(start.requests)
+        self.books.ran(phi, size, done.inference_ms, [header for _, header, _ in answers])
+        if self.flight is not None:
+            # What a request alone would have taken, a batch does not tell.
+            alone_ms = done.inference_ms if size == 1 else None
+            for request, header, _ in answers:
+                outcome = "late" if header.late else "ok"
+                self._record(running, request, outcome, alone_ms, header.latency_ms)
 
     def on_kept(self, resident: frozenset[int]) -> None:
         """Note what is resident now."""
@@ -288,6 +307,7 @@ class Service:
 
     def sweep(self) -> None:
         """Answer waiting requests that expired, and a running one whose worker hangs."""
+        self.books.settle()
         now_s = self._now()
         for refusal in self.scheduler.expired(now_s):
             self.refuse(refusal.request.ticket, refusal.error)
@@ -308,9 +328,8 @@ class Service:
         self._update_limits()
         self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
-        self.history.tick(now_s, self.scheduler.controller.active, self.limits.budget_ms)
+        self.books.history.tick(now_s, self.scheduler.controller.active, self.limits.budget_ms)
         self._keep(flight.READING)
-        self.metrics.queue_depth.set(len(self.scheduler))
 
     def abandon(self) -> None:
         """Answer everything that is left: the daemon is about to end."""
@@ -327,9 +346,8 @@ class Service:
             limits = limits._replace(
                 max_phi=cap if limits.max_phi is None else min(cap, limits.max_phi)
             )
-        self.limits = limits._replace(
-            left_s=max(0.0, self._battery_until_s - self._now()), unloaded=self.residency.unloaded
-        )
+        left_s = max(0.0, self._battery_until_s - self._now())
+        self.limits = limits._replace(left_s=left_s, unloaded=self.residency.unloaded)
 
     def _fit_into_memory(self) -> None:
         """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
@@ -350,12 +368,10 @@ class Service:
 
     # ---------------------------------------------------------------------------- answers
 
-    def _answer(
-        self, running: Running, request: Request, done: worker.Done, tensor: list[Any]
-    ) -> AnswerHeader:
+    def _header(self, running: Running, request: Request, done: worker.Done) -> AnswerHeader:
         phi = running.start.decision.phi
         now_s = self._now()
-        header = AnswerHeader(
+        return AnswerHeader(
             id=request.ticket.id,
             phi=phi,
             name=self.profile.variants[phi].name,
@@ -367,21 +383,6 @@ class Service:
             shape=done.shape,
             top=done.top,
         )
-        request.ticket.reply(header, tensor)
-        return header
-
-    def _put_down(self, running: Running, request: Request, answer: AnswerHeader) -> None:
-        """Count and record an answer that was given."""
-        outcome = "late" if answer.late else "ok"
-        latency_s, queue_s = answer.latency_ms / 1e3, answer.queue_ms / 1e3
-        self.tallies[answer.phi].add(latency_s, queue_s, answer.inference_ms)
-        self.metrics.count(outcome, answer.phi)
-        self.history.answer(late=answer.late)
-        # What the request alone would have taken, a batch does not tell.
-        inference_ms = None if running.start.joined else answer.inference_ms
-        self._record(running, request, outcome, inference_ms, answer.latency_ms)
-        self.metrics.request_seconds.observe(latency_s)
-        self.metrics.queue_seconds.observe(queue_s)
 
     def _report(self, running: Running, request: Request, on_time: bool) -> None:
         """Tell how a decision came out; it was made for the first request of a run alone."""
@@ -450,10 +451,15 @@ class Service:
         for request in running.waiting[:] if whom is None else whom:
             running.waiting.remove(request)
             self.metrics.count("error", phi)
-            self.tallies[phi].add_failure(self._now() - request.arrived_s)
+            self.books.tallies[phi].add_failure(self._now() - request.arrived_s)
             self._record(running, request, "error", None, None)
             self._report(running, request, False)
             request.ticket.reply(error, [])
+
+
+def _reply(answers: list[tuple[Request, AnswerHeader, list[Any]]]) -> None:
+    for request, header, output in answers:
+        request.ticket.reply(header, output)
 
 
 def _each(

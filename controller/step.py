@@ -129,6 +129,11 @@ class Controller:
             self.policy.observe(on_time)
         return self.certificate
 
+    @property
+    def learns(self) -> bool:
+        """Say whether the policy learns from every step, so that `prepare` has something to do."""
+        return isinstance(self.policy, Committee)
+
     def prepare(self) -> None:
         """Let a policy that learns do now what the next step would have to; no decision depends on it."""
         if isinstance(self.policy, Committee):

@@ -109,7 +109,8 @@ class WarmPool:
             self.prepare()
             before = _resident_set_bytes()
             runner = self.backend.build(self.ladder.variants[phi])
-            runner(runner.example)  # the first call allocates and chooses kernels
+            if runner.needs_warm_up:
+                runner(runner.example)  # the first call allocates and chooses kernels
             with self._changing:
                 measured = max(runner.weights_bytes, _resident_set_bytes() - before)
                 self._bytes[phi] = self._known.get(phi, measured)
@@ -121,6 +122,7 @@ class WarmPool:
         """Load `phis` (default: the whole ladder), the largest first: under a limit the smallest stay."""
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
+        return_free_memory()  # see `_load_what_is_behind`
 
     def run(
         self, phi: int, x: Array, *, keep: Set[int] | None = None, batched: bool = False
@@ -198,6 +200,7 @@ class WarmPool:
             except Exception as error:  # whatever it is: what is resident goes on answering
                 self.failures[phi] = str(error) or type(error).__name__
                 log.warning("φ=%d could not be loaded: %s", phi, error)
+        return_free_memory()  # a load reads its weights into memory that it then needs no more
 
     def _make_room(self, wanted_bytes: int, newcomer: int) -> None:
         limit = self.memory_limit_bytes

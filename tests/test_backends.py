@@ -145,7 +145,8 @@ def test_convolutions_are_packed_with_what_follows_them_and_others_left() -> Non
     x = 20 * torch.randn(1, 3, 15, 17)
     with torch.inference_mode():
         expected = model(x)
-        packing.pack_convolutions(model, packing.input_shapes(model, x))
+        packing.make_packable(model, packing.input_shapes(model, x))
+        packing.pack(model)
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
     kept = [type(part) for part in model if isinstance(part, nn.Conv2d | nn.ReLU6 | nn.ReLU)]
     assert kept == [nn.ReLU, nn.Conv2d]

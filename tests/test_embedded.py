@@ -28,6 +28,7 @@ class TimedRunner:
     """Moves the clock by what the profile promises, times a slow-down."""
 
     weights_bytes = 1
+    needs_warm_up = True
     example = np.zeros((2, 2, 3), np.uint8)
 
     def __init__(self, clock: Clock, run_ms: float) -> None:

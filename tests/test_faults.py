@@ -65,6 +65,4 @@ def test_the_kernel_has_nothing_to_kill(bench: Bench) -> None:
     assert seen.kills == seen.restarts == 0
     assert seen.answers > 30 and len(seen.refusals) <= seen.answers // 20, seen.refusals
     first, under, last = seen.resident
-    assert first == [0, 1, 2] and under == [0] and seen.given_bytes > 20e6
-    # How many return within the time of this test is up to whatever else has the machine's memory.
-    assert len(last) > len(under)
+    assert first == last == [0, 1, 2] and under == [0] and seen.given_bytes > 20e6

@@ -10,7 +10,10 @@ from .. import __version__
 from . import device, offline, trace
 from .explain import explain
 from .keys import keys
+from .live import fidelity, replay
+from .plan import app as plan
 from .requests import requests
+from .sweep import sweep
 
 app = typer.Typer(
     name="adaphi",
@@ -26,6 +29,9 @@ app.command()(offline.solve)
 app.command()(offline.simulate)
 app.command()(offline.compare)
 app.command()(requests)
+app.command()(replay)
+app.command()(fidelity)
+app.command()(sweep)
 app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)
@@ -34,6 +40,7 @@ app.command()(device.push)
 app.command()(keys)
 app.command()(device.record)
 app.add_typer(trace.app, name="trace")
+app.add_typer(plan, name="plan")
 app.command()(device.demo)
 
 

@@ -24,6 +24,18 @@ MissCost: TypeAlias = Annotated[
 SwitchCost: TypeAlias = Annotated[
     float | None, typer.Option("--switch-cost", help="Price of a switch, in quality. [0.01]")
 ]
+Arrivals: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--arrivals", help="poisson:RATE or regular:RATE (a second), or a CSV with time_s,count."
+    ),
+]
+Speed: TypeAlias = Annotated[
+    float, typer.Option("--speed", help="Play recorded counts this many times faster.")
+]
+Thin: TypeAlias = Annotated[
+    float, typer.Option("--thin", help="Keep this share of recorded requests, drawn at random.")
+]
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Adapt: TypeAlias = Annotated[

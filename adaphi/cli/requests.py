@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
 from . import show
-from .options import Json, Latency, ProfileFile
+from .options import Arrivals, Json, Latency, ProfileFile, Speed, Thin
 
 if TYPE_CHECKING:
     from ..sim.workload import Workload
@@ -23,20 +23,13 @@ def requests(
             "--policy", help="A policy file or a rule's name; may be given several times."
         ),
     ],
-    arrivals: Annotated[
-        str,
-        typer.Option(help="poisson:RATE or regular:RATE (a second), or a CSV with time_s,count."),
-    ],
+    arrivals: Arrivals,
     deadline_ms: Annotated[float, typer.Option(min=0, help="From arrival to answer.")],
     number: Annotated[
         int, typer.Option("--number", min=1, help="How many requests, where a rate is given.")
     ] = 100_000,
-    speed: Annotated[
-        float, typer.Option(help="Play recorded counts this many times faster.")
-    ] = 1.0,
-    thin: Annotated[
-        float, typer.Option(help="Keep this share of recorded requests, drawn at random.")
-    ] = 1.0,
+    speed: Speed = 1.0,
+    thin: Thin = 1.0,
     slowdown: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +67,7 @@ def requests(
     from ..sim.requests import World, serve
 
     costs = Profile.load(profile)
-    workload = _workload(arrivals, number, deadline_ms, speed, thin, seed)
+    workload = workload_of(arrivals, deadline_ms, number=number, speed=speed, thin=thin, seed=seed)
     world = World(
         None if slowdown is None else Trace.read(slowdown),
         None if budget is None else Trace.read(budget),
@@ -99,21 +92,22 @@ def requests(
         show.print_table(show.served_table(outcomes))
 
 
-def _workload(
-    arrivals: str, number: int, deadline_ms: float, speed: float, thin: float, seed: int
+def workload_of(
+    arrivals: str,
+    deadline_ms: float,
+    *,
+    number: int | None = None,
+    lasts_s: float = math.inf,
+    speed: float,
+    thin: float,
+    seed: int,
 ) -> Workload:
-    from ..sim.workload import Workload
+    """Return what `--arrivals` means, until `lasts_s`; of a rate `number` requests, if that is given."""
+    from ..sim.workload import Source
 
-    kind, colon, rate = arrivals.partition(":")
-    if not (colon and kind in ("poisson", "regular")):
-        return Workload.read_counts(arrivals, deadline_ms, speed=speed, thin=thin, seed=seed)
-    try:
-        rate_per_s = float(rate)
-    except ValueError:
-        raise InputError(
-            f"--arrivals {arrivals!r}: {rate!r} is not a number",
-            help="write poisson:30 or regular:30, or name a file",
-        ) from None
-    if kind == "poisson":
-        return Workload.poisson(rate_per_s, number, deadline_ms, seed=seed)
-    return Workload.regular(rate_per_s, number, deadline_ms)
+    source = Source.read(arrivals)
+    if number is None and source.rate_per_s:
+        expected = source.rate_per_s * lasts_s
+        number = math.ceil(expected + 10 * math.sqrt(expected) + 10)  # more than will be needed
+    workload = source.draw(number or 1, deadline_ms, speed=speed, thin=thin, seed=seed)
+    return workload if lasts_s == math.inf else workload.until(lasts_s)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..sim.battery import BatteryReplay
     from ..sim.compare import Comparison
     from ..sim.counterfactual import Counterfactual
+    from ..sim.fidelity import Fidelity
+    from ..sim.live import Live
     from ..sim.replay import Replay
     from ..sim.requests import Served
     from ..sim.resident import ResidentReplay
@@ -181,6 +183,34 @@ def served_table(outcomes: Sequence[Served]) -> Table:
             f"{outcome.mean_quality:.4f}",
             str(outcome.switches),
             *(f"{figures.get(f'latency_{name}_ms', math.nan):.1f}" for name in ("p50", "p95")),
+        )
+    return table
+
+
+def client_line(outcome: Live) -> str:
+    """Return how well the client kept its own time, and what it saw of the answers."""
+    figures = outcome.summary()
+    p50, p99, most = (figures[f"client_late_{name}_ms"] for name in ("p50", "p99", "max"))
+    line = f"requests were sent {p50:.1f} ms after their time (p99 {p99:.1f}, at most {most:.1f})"
+    if "seen_p95_ms" in figures:
+        line += f"; the client saw answers after {figures['seen_p95_ms']:.1f} ms (p95)"
+    return line
+
+
+def fidelity_table(both: Fidelity) -> Table:
+    """Return a simulation beside what happened, and whether they are as close as they should be."""
+    title = f"{both.live.workload.name}: {len(both.live.workload)} requests, {both.live.policy}"
+    table = make_table(title, ["", "simulated", "live", "apart", "allowed", ""])
+    for (figure, by, is_relative), simulated, live, apart in both.lines():
+        form = "{:.1%}".format if is_relative else "{:.4f}".format
+        digits = {"switches": ".0f", "latency_p95_ms": ".1f"}.get(figure, ".4f")
+        table.add_row(
+            figure.replace("_", " ").removesuffix(" ms") + (" (ms)" if "_ms" in figure else ""),
+            f"{simulated:{digits}}",
+            f"{live:{digits}}",
+            form(apart),
+            form(by),
+            "" if apart <= by else "off",
         )
     return table
 

@@ -26,6 +26,8 @@ class Runner(Protocol):
     """Bytes of the parameters and buffers."""
     example: Array
     """An input of the kind that requests bring, for warm-up and measurement."""
+    needs_warm_up: bool
+    """Whether its first run is slower than the others."""
     batch: Callable[[Array], Array] | None
     """Takes k inputs of one shape, stacked, and returns k outputs; None where one at a time is all it can."""
 

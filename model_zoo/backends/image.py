@@ -26,10 +26,13 @@ class ImageRunner:
         classes: Sequence[str],
         weights_bytes: int,
         many: Callable[[Array], Array] | None = None,
+        *,
+        needs_warm_up: bool = True,
     ) -> None:
         self.forward = forward
         self.preprocess = preprocess
         self.weights_bytes = weights_bytes
+        self.needs_warm_up = needs_warm_up
         self.example = example_image()
         self.batch: Callable[[Array], Array] | None = (
             None if many is None else partial(_checked, many)

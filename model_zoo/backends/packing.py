@@ -45,8 +45,11 @@ def input_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:
     return shapes
 
 
-def pack_convolutions(model: nn.Module, shapes: Shapes) -> None:
-    """Replace, in place, every convolution of `shapes`, together with a ReLU6 registered right after it."""
+def make_packable(model: nn.Module, shapes: Shapes) -> None:
+    """Replace, in place, every convolution of `shapes`, together with a ReLU6 registered right after it.
+
+    What comes in their places has to be packed before it runs.
+    """
     for prefix, parent in list(model.named_modules()):
         children = list(parent.named_children())
         for place, (name, child) in enumerate(children):
@@ -60,6 +63,13 @@ def pack_convolutions(model: nn.Module, shapes: Shapes) -> None:
                 setattr(parent, after[0], nn.Identity())
 
 
+def pack(model: nn.Module) -> None:
+    """Lay out the weights of the convolutions that `make_packable` has put into `model`."""
+    for part in model.modules():
+        if isinstance(part, _Packed):
+            part.pack()
+
+
 def _is_plain(child: nn.Module) -> bool:
     """Say whether a convolution does nothing but convolve, with zeros around or timm's "same" padding."""
     if type(child) is nn.Conv2d:
@@ -68,7 +78,7 @@ def _is_plain(child: nn.Module) -> bool:
 
 
 class _Packed(nn.Module):
-    """A convolution in evaluation, for inputs of one shape."""
+    """A convolution in evaluation, for inputs of one shape; to be packed before it runs."""
 
     def __init__(self, convolution: nn.Conv2d, shape: list[int], clips: bool) -> None:
         super().__init__()
@@ -86,10 +96,18 @@ class _Packed(nn.Module):
         self._after = ("hardtanh", [0.0, 6.0]) if clips else ("none", [])
         if self._pad is not None:
             shape = list(self._padded(torch.empty(shape, device="meta")).shape)
+        self._shape = shape
+        self.weight: torch.Tensor | None = convolution.weight  # None once it is packed
+        self.bias = convolution.bias
+
+    def pack(self) -> None:
+        """Lay out the weights for inputs of the shape."""
+        assert self.weight is not None
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            convolution.weight.detach(), *self._how, shape
+            self.weight.detach(), *self._how, self._shape
         )
-        self._bias = None if convolution.bias is None else convolution.bias.detach()
+        self._bias = None if self.bias is None else self.bias.detach()
+        self.weight = self.bias = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x if self._pad is None else self._padded(x)

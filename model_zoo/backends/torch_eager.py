@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -25,9 +26,11 @@ from ..timm_import import import_timm
 from ..variants import Variant
 from ..weights import packaged_weights
 from . import Array, Runner
+from .export import cache_folder
 from .folding import fold_batch_norms
 from .image import ImageRunner
-from .packing import Shapes, can_pack, input_shapes, pack_convolutions
+from .packing import Shapes, can_pack, input_shapes, make_packable, pack
+from .shelf import Shelf
 
 log = logging.getLogger("adaphi")
 
@@ -51,8 +54,7 @@ class TorchBackend:
         torch.set_num_threads(threads)
         self._modules = modules
         self._example = example
-        # Found when a variant was built for the first time; None: making it faster changes its answer.
-        self._shapes: dict[Variant, Shapes | None] = {}
+        self._known: dict[Variant, _Known] = {}  # those that were built once
 
     def prepare(self) -> None:
         """Import timm and the names of its classes, and let torch set up its kernels."""
@@ -71,41 +73,94 @@ class TorchBackend:
                 f"variant {variant.name!r} is {variant.precision}, and torch runs fp32 alone here",
                 help="use the backend onnx, openvino or auto",
             )
-        model = load_timm(variant)
-        preprocess, size = timm_preprocess(model), _bytes_of(model)
-        model = self._faster(variant, model, preprocess)
+        known = self._known.get(variant)
+        comes_back = known is not None and known.shelf is not None
+        if known is None:
+            model, known = _build_first(variant)
+            self._known[variant] = known
+        elif known.shelf is not None:
+            model = known.shelf.take()
+            pack(model)
+        else:
+            model = _build_again(variant, known)
+        preprocess = known.preprocess
 
         def many(pictures: Array) -> Array:
             return _forward(model, np.concatenate([preprocess(picture) for picture in pictures]))
 
-        return ImageRunner(lambda x: _forward(model, x), preprocess, imagenet_names(), size, many)
+        return ImageRunner(
+            lambda x: _forward(model, x),
+            preprocess,
+            imagenet_names(),
+            known.weights_bytes,
+            many,
+            needs_warm_up=not comes_back,
+        )
 
-    def _faster(
-        self, variant: Variant, model: torch.nn.Module, preprocess: Callable[[Array], Array]
-    ) -> torch.nn.Module:
-        """Return `model` folded, packed and in channels-last, or as it was if that changes its answer.
 
-        Both run when a variant is built for the first time; a later load trusts what was found.
-        """
-        if variant in self._shapes:
-            shapes = self._shapes[variant]
-            return model if shapes is None else faster(model, shapes)
-        x = preprocess(example_image())
-        expected = _forward(model, x)
-        shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
-        model = faster(model, shapes)
-        if _agree(expected, _forward(model, x)):
-            self._shapes[variant] = shapes
-            return model
-        log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
-        self._shapes[variant] = None
-        return load_timm(variant)
+@dataclass
+class _Known:
+    """What was found out about a variant when it was built for the first time.
+
+    `shapes` are those to pack for, None where making the network faster changes its answer. The `shelf`
+    exists from the second time on: most variants never go.
+    """
+
+    preprocess: Callable[[Array], Array]
+    weights_bytes: int
+    shapes: Shapes | None
+    shelf: Shelf | None = None
+
+
+def _build_first(variant: Variant) -> tuple[torch.nn.Module, _Known]:
+    """Return `variant` made faster, or as timm built it if that changes its answer; and what was found."""
+    model = load_timm(variant)
+    known = _Known(timm_preprocess(model), _bytes_of(model), None)
+    x = known.preprocess(example_image())
+    expected = _forward(model, x)
+    shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
+    model = _packable(model, shapes)
+    pack(model)
+    if _agree(expected, _forward(model, x)):
+        known.shapes = shapes
+        return model, known
+    log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
+    return load_timm(variant), known
+
+
+def _build_again(variant: Variant, known: _Known) -> torch.nn.Module:
+    """Return `variant`, which was evicted since, and shelve it: it may be evicted again."""
+    model = load_timm(variant)
+    if known.shapes is not None:
+        model = _packable(model, known.shapes)
+    shelf = back = None
+    try:
+        shelf = Shelf(model, cache_folder() / "shelf")
+        back = shelf.take()
+    except (OSError, ValueError, RuntimeError) as error:
+        log.warning("%s cannot be kept for a quick return: %s", variant.name, error)
+    pack(model)
+    if shelf is not None and back is not None:
+        pack(back)
+        x = known.preprocess(example_image())
+        if np.array_equal(_forward(model, x), _forward(back, x)):
+            known.shelf = shelf
+    return model
+
+
+def _packable(model: torch.nn.Module, shapes: Shapes) -> torch.nn.Module:
+    """Return `model`, changed in place: folded, channels-last, the convolutions of `shapes` to be packed."""
+    fold_batch_norms(model)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    make_packable(model, shapes)
+    return model
 
 
 class ModuleRunner:
     """A user's own module: array in, array out."""
 
     batch: Callable[[Array], Array] | None = None  # its inputs have a batch axis of their own
+    needs_warm_up = True
 
     def __init__(self, module: torch.nn.Module, example: Array) -> None:
         self._module = module.eval()
@@ -149,14 +204,6 @@ def timm_preprocess(model: torch.nn.Module) -> Callable[[Array], Array]:
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     return lambda image: cast(Array, transform(Image.fromarray(image))[None].numpy())
-
-
-def faster(model: torch.nn.Module, shapes: Shapes) -> torch.nn.Module:
-    """Return `model`, changed in place: folded, channels-last, the convolutions of `shapes` packed."""
-    fold_batch_norms(model)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pack_convolutions(model, shapes)
-    return model
 
 
 def _forward(model: torch.nn.Module, x: Array) -> Array:

@@ -1,0 +1,138 @@
+"""Real requests beside their simulation: six pairs of recorded arrivals and budgets, played to a daemon.
+
+The ladder is profiled first. Each pair's policy is solved on the first half of its budgets; the second is
+pushed to the daemon while recorded arrivals, sped up or thinned to keep the ladder's second variant busy for
+`LOAD` of the time, ask about one picture. A simulation that knows the profile, the policy and the two traces
+has to be as close as `adaphi.sim.fidelity.LIMITS`. The traces are those of `$ADAPHI_TRACES` (see policy).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from adaphi.cli.show import client_line, fidelity_table, print_table
+from adaphi.controller.client import Client
+from adaphi.model_zoo import Profile
+from adaphi.model_zoo.images import example_image
+from adaphi.policies.table import TablePolicy
+from adaphi.sim import Trace
+from adaphi.sim.fidelity import Fidelity, simulate
+from adaphi.sim.importing import import_raw
+from adaphi.sim.live import play
+from adaphi.sim.workload import Workload
+
+from .daemon import CONFIG, free_port, process, wait_for
+from .harness import Row
+from .policy import trace_folder
+
+PAIRS = (
+    ("azure_llm2023_code", "cpu_alibaba2018_day1", "cpu_percent"),
+    ("nasa_jul13_6h", "cpu_ec2_825cc2", "cpu_percent"),
+    ("twitter2021_day3_2h", "bw_hsdpa_tram", "absolute"),
+    ("elb_requests_8c0756", "cpu_planetlab_0306_ucsb", "cpu_percent"),
+    ("tweets_goog", "edge_pi_orbit_freq", "absolute"),
+    ("nyc_taxi", "bw_hsdpa_ferry", "absolute"),
+)
+LOAD = 0.6
+DEADLINE_IN_LARGEST = 3.0
+"""The deadline, in cautious latencies of the largest variant."""
+ROW_S = 0.5
+"""How long each budget holds."""
+SECONDS, QUICK_SECONDS = 60.0, 3.0
+
+
+def run(quick: bool) -> list[Row]:
+    """Return how far every pair's simulation is from what happened, in parts of what is allowed."""
+    folder, rows = trace_folder(), []
+    if not folder.is_dir():
+        print(f"no traces in {folder}: set ADAPHI_TRACES")
+        return []
+    with TemporaryDirectory(prefix="adaphi-fidelity-") as name:
+        here = Path(name)
+        profile = _profiled(here / "profile.json", quick)
+        for pair in PAIRS[:1] if quick else PAIRS:
+            both = _both(here, profile, folder, *pair, QUICK_SECONDS if quick else SECONDS)
+            print_table(fidelity_table(both))
+            print(client_line(both.live))
+            rows += [
+                Row(
+                    f"{pair[0]}: {line.limit.figure}",
+                    line.apart / line.limit.by,
+                    "×",
+                    "less",
+                    target="≤ 1",
+                )
+                for line in both.lines()
+            ]
+    return rows
+
+
+def _profiled(path: Path, quick: bool) -> Profile:
+    rounds = "3" if quick else "40"
+    command = [sys.executable, "-m", "adaphi", "profile", "-o", str(path), "--rounds", rounds]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return Profile.load(path)
+
+
+def _both(
+    here: Path,
+    profile: Profile,
+    folder: Path,
+    arrivals: str,
+    budget: str,
+    mapping: str,
+    seconds: float,
+) -> Fidelity:
+    workload = _workload(folder / "arrivals" / f"{arrivals}.csv", profile, seconds)
+    learned, pushed = _budgets(folder / "budget" / f"{budget}.csv", mapping, profile, seconds)
+    policy = here / "policy.npz"
+    TablePolicy.solve(profile, [learned.budget_ms]).save(policy)
+    simulated = simulate(workload, profile, policy, budget=pushed)
+    with _daemon(here) as address:
+        with Client(address) as client:
+            client.wait_until_ready()
+        live = play(workload, profile, example_image(), address=address, budget=pushed)
+    return Fidelity(simulated, live)
+
+
+def _workload(path: Path, profile: Profile, seconds: float) -> Workload:
+    """Return recorded arrivals at the rate of the load."""
+    rate = LOAD * 1e3 / profile.typical_ms("p95")[1]
+    deadline_ms = DEADLINE_IN_LARGEST * float(profile.costs().latency_ms[-1])
+    whole = Workload.read_counts(path, deadline_ms)
+    span_s = whole.arrived_s[-1] - whole.arrived_s[0]
+    recorded = len(whole) / span_s
+    if recorded > rate:
+        return Workload.read_counts(path, deadline_ms, thin=rate / recorded).until(seconds)
+    return Workload.read_counts(path, deadline_ms, speed=rate / recorded).until(seconds)
+
+
+def _budgets(path: Path, mapping: str, profile: Profile, seconds: float) -> tuple[Trace, Trace]:
+    """Return the budgets to learn from, and as many as are pushed, a row each `ROW_S`."""
+    median_ms = 1.2 * float(profile.costs().latency_ms[1])
+    learned, scored = import_raw(path, mapping, median_ms=median_ms).split()
+    rows = min(len(scored), int(seconds / ROW_S))
+    return learned, Trace(np.arange(rows) * ROW_S, scored.budget_ms[:rows], name=path.stem)
+
+
+@contextmanager
+def _daemon(here: Path) -> Iterator[str]:
+    """Run a daemon that is told its budgets, and serves the profile and the policy in `here`."""
+    address, port = f"ipc://{here}/adaphi.sock", free_port()
+    config = CONFIG.format(ladder="profile.json", more='policy = "policy.npz"', zmq=0, http=port)
+    config = config.replace("tcp://127.0.0.1:0", address).replace("[]", '["pushed"]')
+    (here / "adaphi.toml").write_text(config)
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            process(["adaphi", "serve", "--config", str(here / "adaphi.toml")])
+        )
+        if not wait_for(port, server):
+            raise RuntimeError("the daemon does not start")
+        yield address
