@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..controller.flight import DECISION, OUTCOMES, read_recording
+from ..controller.flight import DECISION, OUTCOMES, Header, read_recording
 from ..errors import TraceError
 from ..policies.trace import Trace, read_columns
 
@@ -52,24 +52,14 @@ def import_flight(folder: str | Path) -> Trace:
     """Return the requests of a daemon's recording as a trace: what was read, and what the answer could take.
 
     Row by row, `reading_ms` is what the policy decided on and `budget_ms` what was left until the deadline
-    when the run began, in the profile's time: divided by how much slower than profiled this very run was (for
-    those that never ended or were answered with others, by the slow-down reckoned with). Pinned, joined and
-    refused requests, on which no policy decided, are left out. Further columns: `phi` that answered, `late`
-    (0 or 1). Raises `InputError` or `TraceError`.
+    when the run began, in the profile's time: divided by the `slowdowns`. Pinned, joined and refused
+    requests, on which no policy decided, are left out. Further columns: `phi` that answered, `late` (0 or 1).
+    Raises `InputError` or `TraceError`.
     """
-    header, records = read_recording(folder)
-    decided = (records["kind"] == DECISION) & (records["phi"] >= 0)
-    rows = records[decided & np.isfinite(records["reading_ms"])]
-    rows = rows[np.append(np.diff(rows["time_s"]) > 0, True)] if len(rows) else rows
-    if len(rows) < 2:
-        raise TraceError(f"{folder}: {len(rows)} decisions on a budget; a trace needs two")
-    typical_ms = np.array(header.typical_ms)[rows["phi"]]
-    measured = np.where(
-        np.isfinite(rows["inference_ms"]), rows["inference_ms"] / typical_ms, rows["slowdown"]
-    )
+    header, rows = read_decisions(folder)
     return Trace(
         rows["time_s"] - rows["time_s"][0],
-        np.maximum(rows["slack_ms"], 0.0) / measured,
+        np.maximum(rows["slack_ms"], 0.0) / slowdowns(header, rows),
         {
             "reading_ms": rows["reading_ms"].astype(np.float64),
             "phi": rows["phi"].astype(np.float64),
@@ -77,6 +67,39 @@ def import_flight(folder: str | Path) -> Trace:
         },
         name=Path(folder).name,
     )
+
+
+def read_decisions(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
+    """Return a recording's header, and the records of requests on which a policy decided, at least two.
+
+    Raises `InputError` or `TraceError`.
+    """
+    header, records = read_recording(folder)
+    decided = (records["kind"] == DECISION) & (records["phi"] >= 0)
+    rows = records[decided & np.isfinite(records["reading_ms"])]
+    rows = rows[np.append(np.diff(rows["time_s"]) > 0, True)] if len(rows) else rows
+    if len(rows) < 2:
+        raise TraceError(f"{folder}: {len(rows)} decisions on a budget; a trace needs two")
+    return header, rows
+
+
+def switched(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Return which decisions changed the active variant, (N,)."""
+    return np.asarray((rows["previous"] >= 0) & (rows["previous"] != rows["phi"]))
+
+
+def slowdowns(header: Header, rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """Return how much slower than profiled each decision's run was, (N,), what switching cost apart.
+
+    A run tells by its own time; one that followed a switch, by the last that did not; one that never ended or
+    was answered with others, by the slow-down reckoned with.
+    """
+    typical_ms = np.array(header.typical_ms)[rows["phi"]]
+    factors = rows["inference_ms"] / typical_ms
+    steady = np.isfinite(factors) & ~switched(rows)
+    last = np.maximum.accumulate(np.where(steady, np.arange(len(rows)), -1))
+    known = np.where(switched(rows), np.where(last >= 0, factors[last], np.nan), factors)
+    return np.asarray(np.where(np.isfinite(known), known, rows["slowdown"]), dtype=np.float64)
 
 
 def import_raw(

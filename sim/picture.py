@@ -14,8 +14,8 @@ from .describing import GAP, Description
 from .replay import Replay
 
 # Light to dark with φ, told apart by lightness alone where colours are not.
-_COLOURS = ("#c6dbef", "#6baed6", "#2171b5", "#08306b")
-_LATE = "#cb181d"
+COLOURS = ("#c6dbef", "#6baed6", "#2171b5", "#08306b")
+LATE = "#cb181d"
 _LEVELS = ("#f0f0f0", "#ffffff")
 
 
@@ -31,12 +31,12 @@ def draw(outcome: Replay, path: str | Path) -> None:
     edges = np.append(time_s, 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else time_s[-1] + 1)
     handles: list[Any] = []
     for phi in range(len(outcome.costs)):
-        colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
+        colour = COLOURS[min(phi, len(COLOURS) - 1)]
         height = np.where((outcome.decisions == phi) & ~late, need_ms, 0.0)
         axes.stairs(height, edges, fill=True, color=colour)
         handles.append(patch_type(color=colour, label=f"φ = {phi}"))
-    axes.stairs(np.where(late, need_ms, 0.0), edges, fill=True, color=_LATE)
-    handles.append(patch_type(color=_LATE, label=f"late ({int(late.sum())})"))
+    axes.stairs(np.where(late, need_ms, 0.0), edges, fill=True, color=LATE)
+    handles.append(patch_type(color=LATE, label=f"late ({int(late.sum())})"))
     handles += axes.plot(
         time_s, budget_ms, color="black", linewidth=1.0, drawstyle="steps-post", label="budget"
     )
@@ -69,7 +69,7 @@ def draw_table(
     bounds = [0.0, *edges.tolist(), right]
     for active in range(variants):
         for low, high, phi in zip(bounds, bounds[1:], table[:, active].tolist(), strict=False):
-            colour = _COLOURS[min(phi, len(_COLOURS) - 1)]
+            colour = COLOURS[min(phi, len(COLOURS) - 1)]
             axes.barh(active, high - low, left=low, height=0.82, color=colour)
     axes.set_xlim(0, right)
     axes.set_yticks(range(variants), [f"φ = {m} active" for m in range(variants)])
@@ -77,7 +77,7 @@ def draw_table(
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     handles = [
-        patch_type(color=_COLOURS[min(phi, len(_COLOURS) - 1)], label=f"answer with φ = {phi}")
+        patch_type(color=COLOURS[min(phi, len(COLOURS) - 1)], label=f"answer with φ = {phi}")
         for phi in range(variants)
     ]
     figure.legend(handles=handles, loc="outside right center", frameon=False)
@@ -94,7 +94,7 @@ def draw_trace(trace: Trace, found: Description, path: str | Path) -> None:
         left.axhspan(level.low_ms, level.high_ms, color=_LEVELS[number % 2], linewidth=0)
     steps = np.diff(time_s)
     for start in np.flatnonzero(steps > GAP * found.step_s):
-        left.axvspan(time_s[start], time_s[start + 1], color=_LATE, alpha=0.25, linewidth=0)
+        left.axvspan(time_s[start], time_s[start + 1], color=LATE, alpha=0.25, linewidth=0)
     left.plot(time_s, trace.budget_ms, color="black", linewidth=0.8, drawstyle="steps-post")
     left.set_xlim(time_s[0], time_s[-1])
     left.set_ylim(0, 1.08 * float(np.percentile(trace.budget_ms, 99.5)) or 1.0)
@@ -108,7 +108,7 @@ def draw_trace(trace: Trace, found: Description, path: str | Path) -> None:
     )
     _draw_chain(right, found)
     if found.gaps:
-        left.legend(handles=[patch_type(color=_LATE, alpha=0.25, label="gap")], frameon=False)
+        left.legend(handles=[patch_type(color=LATE, alpha=0.25, label="gap")], frameon=False)
     for side in ("top", "right"):
         left.spines[side].set_visible(False)
     _save(figure, path)
