@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bias import bias
 from .embryo import embryo
 from .rule import rule
 
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(embryo)
+app.command()(bias)
