@@ -34,7 +34,7 @@ NAMES = (
     "loading",
     "mixed",
 )
-LONG = ("faults", "storm", "growth", "pressure")
+LONG = ("faults", "storm", "growth", "pressure", "hardware")
 """Trials of a daemon that take long, run by name alone, each with options of its own (`--help`)."""
 
 

@@ -1,0 +1,223 @@
+"""`adaphi plan hardware`: what a ladder takes on devices that it never saw, and what fits there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import show
+from ..options import Json, Ladder, Threads
+from .output import Report, emit
+
+if TYPE_CHECKING:
+    from ...model_zoo.scaling.hardware import Device, Prediction
+    from ...report import Page
+
+COLUMNS = ["", "ms", "compute", "memory", "overhead", "binds", "needs MB", "of peak", "fits"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A ladder on one device; `chosen` is the largest φ within the limits, None if none is."""
+
+    device: Device
+    names: Sequence[str]
+    predictions: Sequence[Prediction]
+    chosen: int | None
+
+    def value(self) -> dict[str, object]:
+        """Return the figures."""
+        variants = [
+            {
+                "phi": phi,
+                "name": name,
+                **{k: getattr(p, k) for k in (*p.__struct_fields__, "binds")},
+            }
+            for phi, (name, p) in enumerate(zip(self.names, self.predictions, strict=True))
+        ]
+        device = {"device": self.device.name, "source": self.device.source}
+        return {**device, "variants": variants, "chosen_phi": self.chosen}
+
+    def rows(self) -> list[list[str]]:
+        """Return a line for each variant."""
+        return [
+            [
+                f"{self.device.name}: φ{phi} {name}",
+                *(f"{getattr(p, k):.3g}" for k in ("latency_ms", "compute_ms", "memory_ms", "overhead_ms")),
+                p.binds,
+                f"{p.memory_bytes / 1e6:.0f}",
+                f"{p.efficiency:.1%}",
+                "" if self.chosen is None or phi > self.chosen else "→" if phi == self.chosen else "yes",
+            ]
+            for phi, (name, p) in enumerate(zip(self.names, self.predictions, strict=True))
+        ]  # fmt: skip
+
+
+def hardware(
+    ladder: Ladder = "efficientnet-lite",
+    devices: Annotated[
+        str, typer.Option("--devices", help="server-gpu, edge-cpu, npu, or files of --save.")
+    ] = "server-gpu,edge-cpu,npu",
+    here: Annotated[
+        bool, typer.Option("--here", help="Measure this machine, too: half a minute.")
+    ] = False,
+    threads: Threads = 1,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Keep what --here measured, for --devices.")
+    ] = None,
+    latency_ms: Annotated[
+        float, typer.Option(min=0.001, help="The latency that is allowed.")
+    ] = 33.3,
+    memory_mb: Annotated[
+        float | None, typer.Option(min=0.001, help="The memory that is allowed. [the device's]")
+    ] = None,
+    as_json: Json = False,
+    report: Report = None,
+) -> None:
+    """Predict what a ladder takes on devices, which resource binds, and the largest φ that fits.
+
+    Operations and bytes are counted layer by layer, no model runs. A data sheet is what nothing gets faster
+    than; --here measures this machine instead (docs/scaling/hardware.md says how well that tells).
+
+    \b
+    Examples:
+      adaphi plan hardware --latency-ms 10
+      adaphi plan hardware --here --threads 2 --save here.json --report hardware.html
+      adaphi plan hardware --devices here.json,npu --ladder timm:resnet18,resnet50
+    """
+    from ...errors import InputError
+    from ...model_zoo.scaling.hardware import save_device
+
+    if save is not None and not here:
+        raise InputError("--save keeps what --here measures", help="add --here")
+    chosen = [find_device(name.strip()) for name in devices.split(",") if name.strip()]
+    if here:
+        chosen.append(measure_here(threads, quiet=as_json))
+        if save is not None:
+            save_device(chosen[-1], save)
+    if not chosen:
+        raise InputError("no device is named", help="see --devices, or add --here")
+    planned = plan_on(chosen, ladder_names(ladder), latency_ms, memory_mb)
+    _show(ladder, planned, latency_ms, as_json=as_json, report=report)
+
+
+def find_device(name: str) -> Device:
+    """Return a device by its name or its file; raise `InputError` where there is none."""
+    from ...errors import InputError
+    from ...model_zoo.scaling.hardware import DATA_SHEETS, load_device
+
+    if name.endswith(".json"):
+        return load_device(name)
+    if name not in DATA_SHEETS:
+        raise InputError(
+            f"no device is called {name!r}",
+            help=f"use {', '.join(DATA_SHEETS)} or a file of --save",
+        )
+    return DATA_SHEETS[name]
+
+
+def measure_here(threads: int, *, quiet: bool) -> Device:
+    """Return this machine, measured, with a bar meanwhile."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+    from ...model_zoo.scaling.calibrating import calibrate
+
+    with show.progress(quiet) as tell:
+        return calibrate(threads, progress=tell)
+
+
+def ladder_names(ladder: str) -> list[str]:
+    """Return the networks of a ladder; their qualities play no part."""
+    from ...model_zoo.ladders import get_ladder
+
+    if ladder.startswith("timm:"):
+        return [name.strip() for name in ladder.removeprefix("timm:").split(",") if name.strip()]
+    return list(dict.fromkeys(variant.network for variant in get_ladder(ladder).variants))
+
+
+def plan_on(
+    devices: Sequence[Device], names: Sequence[str], latency_ms: float, memory_mb: float | None
+) -> list[Planned]:
+    """Return what each device makes of the networks, and the largest that fits there."""
+    from ...model_zoo.scaling.counting import count_timm
+    from ...model_zoo.scaling.hardware import largest_fitting, predict
+
+    works = [count_timm(name) for name in names]
+    planned = []
+    for device in devices:
+        predictions = [predict(some, device) for some in works]
+        limit = min(device.memory_bytes, math.inf if memory_mb is None else memory_mb * 1e6)
+        fitting = largest_fitting(predictions, latency_ms, limit)
+        planned.append(Planned(device, names, predictions, fitting))
+    return planned
+
+
+def scores(planned: Sequence[Planned]) -> dict[str, float]:
+    """Return the portability of each variant alone, and of the ladder that takes what fits each device."""
+    from ...model_zoo.scaling.hardware import portability
+
+    def reached(plan: Planned, phi: int | None) -> float | None:
+        fits = phi is not None and plan.chosen is not None and phi <= plan.chosen
+        return plan.predictions[phi].efficiency if phi is not None and fits else None
+
+    alone = {
+        f"φ{phi}": portability(reached(plan, phi) for plan in planned)
+        for phi in range(len(planned[0].names))
+    }
+    return {**alone, "ladder": portability(reached(plan, plan.chosen) for plan in planned)}
+
+
+def _show(
+    ladder: str,
+    planned: Sequence[Planned],
+    latency_ms: float,
+    *,
+    as_json: bool,
+    report: Path | None,
+) -> None:
+    portable = scores(planned)
+    title = f"{ladder} within {latency_ms:g} ms"
+    table = show.make_table(title, COLUMNS)
+    for plan in planned:
+        for row in plan.rows():
+            table.add_row(*row)
+        table.add_section()
+    said = "performance portability over these devices: " + ", ".join(
+        f"{name} {score:.2%}" for name, score in portable.items()
+    )
+    table.caption, table.caption_justify = said, "left"
+
+    def draw(page: Page) -> None:
+        for plan in planned:
+            page.heading(plan.device.name)
+            page.prose(plan.device.source)
+            page.table(COLUMNS, plan.rows())
+            _figure(page, plan, latency_ms)
+        page.prose(said)
+
+    value = {
+        "ladder": ladder,
+        "latency_ms": latency_ms,
+        "devices": [plan.value() for plan in planned],
+        "portability": portable,
+    }
+    emit(f"Hardware: {title}", value, table, draw, as_json=as_json, report=report)
+
+
+def _figure(page: Page, plan: Planned, latency_ms: float) -> None:
+    import plotly.graph_objects as go
+
+    bars = [
+        go.Bar(
+            name=part, x=list(plan.names), y=[getattr(p, f"{part}_ms") for p in plan.predictions]
+        )
+        for part in ("compute", "memory", "overhead")
+    ]
+    figure = go.Figure(bars, {"barmode": "stack", "yaxis": {"title": "ms"}})
+    figure.add_hline(y=latency_ms, line_dash="dot", annotation_text=f"{latency_ms:g} ms")
+    page.figure(figure)
