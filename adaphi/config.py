@@ -163,7 +163,7 @@ def load_config(path: str | Path | None = None) -> Config:
 
     return msgspec.structs.replace(
         config,
-        ladder=str(here / ladder) if ladder.endswith(".json") else ladder,
+        ladder=str(here / ladder) if ladder.endswith((".json", ".toml")) else ladder,
         policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
         policy_key=beside(config.policy_key),
         zmq=msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""Ladders by name, `timm:NAME,NAME,…` of timm's models, or `python:MODULE:FUNCTION` of one's own."""
+"""Ladders by name, `timm:NAME,NAME,…` of timm's models, a TOML file, or `python:MODULE:FUNCTION`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import LadderError
+from .ladder_file import SUFFIX, read_ladder
 from .own import PREFIX, own_ladder
 from .profile import Profile
 from .variants import Ladder, Variant
@@ -66,12 +67,15 @@ def get_ladder(
     if ladder is None and name.startswith("timm:"):
         ladder = _timm_ladder(name, quality)
         quality = None
+    if ladder is None and name.endswith(SUFFIX):
+        ladder = read_ladder(name)
     if ladder is None and name.startswith(PREFIX):
         ladder = own_ladder(name)
     if ladder is None:
         raise LadderError(
             f"no ladder is called {name!r}",
-            help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,…, python:MODULE:FUNCTION or a profile.json",
+            help=f"use {', '.join(_NAMED)}, timm:NAME,NAME,…, python:MODULE:FUNCTION, a ladder.toml or a "
+            "profile.json",
         )
     if profile is not None:
         ladder = fitted(ladder, profile)

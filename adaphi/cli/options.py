@@ -46,7 +46,7 @@ Ladder: TypeAlias = Annotated[
     str,
     typer.Option(
         "--ladder",
-        help="efficientnet-lite, efficientnet-lite-mixed, efficientnet, or timm:NAME,NAME,…",
+        help="efficientnet-lite, efficientnet-lite-mixed, efficientnet, timm:NAME,NAME,… or a TOML file",
     ),
 ]
 Backend: TypeAlias = Annotated[

@@ -7,6 +7,7 @@ import typer
 from .bias import bias
 from .embryo import embryo
 from .hardware import hardware
+from .ladder import ladder
 from .rule import rule
 
 app = typer.Typer(
@@ -16,5 +17,6 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(hardware)
+app.command()(ladder)
 app.command()(embryo)
 app.command()(bias)

@@ -1,0 +1,128 @@
+"""What is proposed to be kept: the best of all sets, with a reason each, in a file that others take."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from adaphi import Client
+from adaphi.cli.app import app
+from adaphi.config import load_config
+from adaphi.errors import InputError, LadderError, NotReady
+from adaphi.model_zoo import Profile, get_ladder
+from adaphi.model_zoo.images import example_image
+from adaphi.model_zoo.ladder_file import write_ladder
+from adaphi.model_zoo.scaling.proposing import Candidate, propose, worth
+
+
+def candidates() -> st.SearchStrategy[list[Candidate]]:
+    one = st.builds(
+        Candidate, st.just("x"), st.floats(0.5, 0.9), st.floats(1, 50), st.floats(1, 100)
+    )
+    return st.lists(one, min_size=1, max_size=5)
+
+
+@given(candidates(), st.floats(2, 60), st.floats(20, 200))
+def test_no_set_that_fits_is_worth_more(
+    some: list[Candidate], limit_ms: float, memory: float
+) -> None:
+    """Against every set; what another one beats, or the limits exclude, is of no use in any."""
+    able = [c for c in some if c.latency_ms <= limit_ms and c.memory_bytes <= memory]
+    if not able:
+        with pytest.raises(InputError, match="no variant fits"):
+            propose(some, limit_ms, memory)
+        return
+    found = propose(some, limit_ms, memory)
+    assert sum(some[k].memory_bytes for k in found.kept) <= memory
+    assert len(found.reasons) == len(some)
+    first_ms = min(c.latency_ms for c in able)
+    best = max(
+        worth(s, first_ms, limit_ms)
+        for size in range(1, len(able) + 1)
+        for s in combinations(able, size)
+        if sum(c.memory_bytes for c in s) <= memory
+    )
+    assert found.value == pytest.approx(best, abs=1e-8)
+
+
+def test_worth_is_the_mean_over_budgets_of_equal_ratios() -> None:
+    some = [Candidate("a", 0.6, 2, 1), Candidate("b", 0.8, 7, 1)]
+    budgets = np.geomspace(1, 20, 200_001)
+    qualities = np.where(budgets >= 7, 0.8, np.where(budgets >= 2, 0.6, 0.0))
+    assert worth(some, 1, 20) == pytest.approx(qualities.mean(), abs=1e-4)
+
+
+def test_every_reason_names_its_variant() -> None:
+    some = [
+        Candidate("a", 0.6, 2, 10),
+        Candidate("b", 0.8, 7, 10),
+        Candidate("c", 0.9, 99, 10),
+        Candidate("d", 0.7, 8, 10),
+        Candidate("e", 0.95, 5, 99),
+    ]
+    found = propose(some, 20, 50)
+    assert found.kept == (0, 1)
+    for one, reason, word in zip(
+        some, found.reasons, ("kept", "kept", "takes", "than b", "needs"), strict=True
+    ):
+        assert f" {one.name} " in reason and word in reason
+    assert propose(some, 20, 15).kept == (
+        0,
+    )  # of two that do not fit together: a serves all budgets
+
+
+def test_a_ladder_file_comes_back_and_bad_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.toml"
+    variants = get_ladder("efficientnet-lite").variants
+    write_ladder(variants, path, why=["because"], notes={variants[0].name: "small"})
+    assert get_ladder(str(path)).variants == variants
+    (tmp_path / "adaphi.toml").write_text('ladder = "ladder.toml"')
+    assert load_config(tmp_path / "adaphi.toml").ladder == str(path)
+    for bad in ("", "[[variant]]\nmodel = 3", '[[variant]]\nmodel = "a"\nquality = 7', "= ["):
+        path.write_text(bad)
+        with pytest.raises(LadderError, match=r"ladder\.toml"):
+            get_ladder(str(path))
+    with pytest.raises(LadderError, match="No such file"):
+        get_ladder(str(tmp_path / "none.toml"))
+
+
+def adaphi(*arguments: str) -> str:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False).output
+
+
+@pytest.mark.alone
+def test_what_is_written_can_be_profiled_and_served(
+    tmp_path: Path, run_daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the limits to an answer: the plan's file goes to `profile` and to `serve`, and both run it."""
+    monkeypatch.chdir(tmp_path)
+    limits = ("--profile", "profile.json", "--latency-ms", "22")
+    said = adaphi("plan", "ladder", *limits, "--cues", "shape", "--json")
+    value = json.loads(said)
+    assert value["kept"] == ["tf_efficientnet_lite0"]
+    assert any("shape bias" in line for line in value["why"])
+    adaphi("profile", "--ladder", "ladder.toml", "--rounds", "1", "-o", "measured.json")
+    measured = Profile.load(tmp_path / "measured.json")
+    assert [v.name for v in get_ladder(measured.ladder).variants] == value["kept"]
+
+    config = tmp_path / "adaphi.toml"
+    config.write_text(config.read_text().replace("profile.json", "ladder.toml"))
+    with run_daemon() as served, Client(served.address) as client:
+        until = time.monotonic() + 300
+        while True:
+            try:
+                answer = client.infer(example_image(), deadline_ms=20_000)
+                break
+            except NotReady:
+                assert time.monotonic() < until and served.process.poll() is None
+                time.sleep(0.2)
+        assert (answer.phi, answer.name) == (0, "tf_efficientnet_lite0")
