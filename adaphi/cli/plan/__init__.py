@@ -6,6 +6,7 @@ import typer
 
 from .embryo import embryo
 from .rule import rule
+from .search import search
 
 app = typer.Typer(
     name="plan",
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(embryo)
+app.command()(search)
