@@ -220,11 +220,16 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
     """Each in one line that says what is wrong."""
     damaged = tmp_path / "damaged.json"
     damaged.write_text('{"command": 3}')
+    short = tmp_path / "short.json"
+    data = search_data.SearchData.load()
+    data.ladders[0].found[1].latency.pop()
+    data.save(short)
     for arguments, says in (
         (["--full"], "name a file with --data"),
         (["--latency-price", "-1"], "the price of latency is -1"),
         (["--budget", "0.5"], "the budget is 0.5"),
         (["--data", str(damaged)], "damaged.json"),
+        (["--data", str(short)], "short.json: networks need as many"),
         (["--data", str(tmp_path / "none.json")], "cannot read"),
     ):
         with pytest.raises(InputError, match=says):

@@ -115,15 +115,23 @@ class SearchData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         except msgspec.DecodeError as error:
             raise InputError(f"{path}: {error}", help="measure it again with --full") from None
-        wrong = [run for run in found.probes if min((*run.latency, run.memory), default=0.0) <= 0]
-        if wrong or not found.probes:
-            raise InputError(f"{path}: probes need latencies and memory above 0")
+        found._check(path)
         return found
+
+    def _check(self, path: str | Path) -> None:
+        for runs in (self.probes, *((*one.found, *one.published) for one in self.ladders)):
+            rounds = {len(run.latency) for run in runs}
+            if len(rounds) != 1 or min(min((*r.latency, r.memory)) for r in runs) <= 0:
+                raise InputError(
+                    f"{path}: networks need as many latencies each, and all above 0",
+                    help="measure it again with --full",
+                )
 
     def save(self, path: str | Path) -> None:
         """Write it; raise `InputError` where that is not possible."""
+        text = msgspec.json.encode(self).replace(b'{"depth', b'\n{"depth')  # a network a line
         try:
-            Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+            Path(path).write_bytes(text + b"\n")
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
 

@@ -18,19 +18,8 @@ if TYPE_CHECKING:
     from ...model_zoo.scaling.search_data import SearchData
     from ...report import Page
 
-_COLUMNS = [
-    "rule",
-    "λ₁, λ₂",
-    "costs",
-    "α",
-    "β",
-    "γ",
-    "α β² γ²",
-    "accuracy",
-    "latency",
-    "memory",
-    "J",
-]
+_COLUMNS = ["rule", "λ₁, λ₂", "costs", "α", "β", "γ", "α β² γ²"]
+_COLUMNS += ["accuracy", "latency", "memory", "J"]
 _GAINS = ["gain", "refitted", "rounds"]
 _PROSE = (
     "J is the mean over φ = 1, 2, 3 of accuracy − λ₁ · latency − λ₂ · memory: points of ImageNet top-1, and "
@@ -82,36 +71,23 @@ def search(
     else:
         measured = search_data.SearchData.load(data or search_data.DATA)
     laws = measured.laws()
-    found = laws.find(prices, limit)
-    rows = [
-        _row(name, "laws", rule, laws.worth(rule), prices)
-        for name, rule in (
-            ("found", found),
-            ("published", PUBLISHED),
-            ("shorter steps", laws.shortened(PUBLISHED, prices)),
-        )
-    ]
+    rules = {
+        "found": laws.find(prices, limit),
+        "published": PUBLISHED,
+        "shorter steps": laws.shortened(PUBLISHED, prices),
+    }
+    worths = {name: laws.worth(rule) for name, rule in rules.items()}
+    rows = [_row(name, "laws", rule, worths[name], prices) for name, rule in rules.items()]
     rows += _measured_rows(measured, laws)
     front = laws.front(limit)
-    title = f"Costs of {measured.machine}"
-    table = show.make_table(f"{title}, {measured.date}", [*_COLUMNS, *_GAINS])
     lines = [_cells(row) for row in rows]
+    title = f"Costs of {measured.machine}, {measured.date}"
+    table = show.make_table(title, [*_COLUMNS, *_GAINS])
     for line in lines:
         table.add_row(*line)
-
-    def draw(page: Page) -> None:
-        page.prose(_PROSE)
-        page.table(_COLUMNS, [line[: len(_COLUMNS)] for line in lines])
-        page.prose(_GAIN)
-        gains = [[line[1], *line[len(_COLUMNS) :]] for line in lines if line[-1]]
-        page.table([_COLUMNS[1], *_GAINS], gains)
-        page.heading("The Pareto front of the laws")
-        page.figure(_figure(front, laws.worth(found), laws.worth(PUBLISHED)))
-
     value = {
         "machine": measured.machine,
         "date": measured.date,
-        "prices": {"latency": latency_price, "memory": memory_price},
         "budget": limit,
         "laws": {
             "accuracy": {"shares": laws.accuracy.shares.tolist(), "power": laws.accuracy.power},
@@ -121,7 +97,21 @@ def search(
         "rows": rows,
         "front": [_row("front", "laws", rule, worth, prices) for rule, worth in front],
     }
+
+    def draw(page: Page) -> None:
+        _draw(page, lines, _figure(front, worths["found"], worths["published"]))
+
     emit("Finding the rule", value, table, draw, as_json=as_json, report=report)
+
+
+def _draw(page: Page, lines: list[list[str]], figure: object) -> None:
+    page.prose(_PROSE)
+    page.table(_COLUMNS, [line[: len(_COLUMNS)] for line in lines])
+    page.prose(_GAIN)
+    gains = [[line[1], *line[len(_COLUMNS) :]] for line in lines if line[-1]]
+    page.table([_COLUMNS[1], *_GAINS], gains)
+    page.heading("The Pareto front of the laws")
+    page.figure(figure)
 
 
 def _measure(path: Path | None, budget: float, *, quiet: bool) -> SearchData:
@@ -130,7 +120,7 @@ def _measure(path: Path | None, budget: float, *, quiet: bool) -> SearchData:
     if path is None:
         raise InputError("--full writes what it measures", help="name a file with --data")
     with show.progress(quiet) as progress:
-        command = f"adaphi plan search --full --data {path.name}"
+        command = f"adaphi plan search --full --data {path.name} --budget {budget:.4g}"
         measured = search_data.measure(command, budget, progress=progress)
     measured.save(path)
     return measured
