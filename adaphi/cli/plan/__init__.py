@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bias import bias
 from .embryo import embryo
 from .rule import rule
 from .search import search
@@ -15,4 +16,5 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(embryo)
+app.command()(bias)
 app.command()(search)
