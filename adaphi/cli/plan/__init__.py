@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .augment import augment
 from .bias import bias
 from .embryo import embryo
 from .rule import rule
@@ -18,3 +19,4 @@ app.command()(rule)
 app.command()(embryo)
 app.command()(bias)
 app.command()(search)
+app.command()(augment)
