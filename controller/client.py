@@ -75,12 +75,15 @@ class _Talk:
         priority: int,
         min_quality: float | None,
         *,
+        raw: bool,
         keep: bool = False,
     ) -> Call:
-        tensor = np.ascontiguousarray(as_image(image))
+        tensor = np.ascontiguousarray(image if raw else as_image(image))
         limit = self._asker.max_message_bytes or MAX_MESSAGE_BYTES
         if tensor.nbytes > limit:
-            raise TooLarge(f"the image has {tensor.nbytes} bytes, at most {limit} can be sent")
+            raise TooLarge(
+                f"the {'array' if raw else 'image'} has {tensor.nbytes} bytes, at most {limit} can be sent"
+            )
         if keep and tensor.flags.writeable:
             tensor = tensor.copy()
         header = InferHeader(
@@ -176,6 +179,7 @@ class Client(_Talk):
         top: int = 0,
         priority: int = 0,
         min_quality: float | None = None,
+        raw: bool = False,
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
@@ -183,10 +187,13 @@ class Client(_Talk):
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
         `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
-        answer. Raises a `RequestError`.
+        answer. With `raw` the array is sent as it is, for ladders that take no images. Raises a
+        `RequestError`.
         """
         answer = self._ask(
-            self._infer_call(image, deadline_ms, reading_ms, phi, top, priority, min_quality)
+            self._infer_call(
+                image, deadline_ms, reading_ms, phi, top, priority, min_quality, raw=raw
+            )
         )
         assert isinstance(answer, Answer)
         return answer
@@ -319,6 +326,7 @@ class AsyncClient(_Talk):
         top: int = 0,
         priority: int = 0,
         min_quality: float | None = None,
+        raw: bool = False,
     ) -> Answer:
         """Return the answer for an image; see `Client.infer`.
 
@@ -327,7 +335,7 @@ class AsyncClient(_Talk):
         """
         answer = await self._ask(
             lambda: self._infer_call(
-                image, deadline_ms, reading_ms, phi, top, priority, min_quality, keep=True
+                image, deadline_ms, reading_ms, phi, top, priority, min_quality, raw=raw, keep=True
             )
         )
         assert isinstance(answer, Answer)

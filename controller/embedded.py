@@ -175,18 +175,20 @@ class AdaptiveModel:
         reading_ms: float | None = None,
         max_phi: int | None = None,
         top: int = 0,
+        raw: bool = False,
     ) -> Answer:
         """Answer one input within `deadline_ms` if any variant can.
 
         In a frame loop, where the budget of this very answer is not known, pass the last one as
-        `reading_ms`: the policy then decides on it. `top` asks for that many class names. Raises
+        `reading_ms`: the policy then decides on it. `top` asks for that many class names. With
+        `raw` the array is taken as it is, for ladders that take no images; modules always do. Raises
         `InvalidRequest` for an input that the ladder does not take.
         """
         if not deadline_ms >= 0:
             raise InvalidRequest(f"deadline_ms is {deadline_ms}; expected a number ≥ 0")
         began = self._clock()
         decision = self._decide(deadline_ms, reading_ms, max_phi, began)
-        run = self.pool.run(decision.phi, self._input(x), keep=decision.keep)
+        run = self.pool.run(decision.phi, self._input(x, raw), keep=decision.keep)
         latency_ms = (self._clock() - began) * 1e3
         if not run.cold:
             self.slowdown.observe(run.latency_ms, self._typical_ms[decision.phi], self._clock())
@@ -210,8 +212,8 @@ class AdaptiveModel:
         memory_bytes, resident = self.pool.memory_limit_bytes, self.pool.resident
         return self.controller.step(Reading(reading_ms, max_phi, slack_ms, memory_bytes, resident))
 
-    def _input(self, x: Any) -> NDArray[Any]:
-        if self.pool.ladder.variants[0].weights == "module":
+    def _input(self, x: Any, raw: bool) -> NDArray[Any]:
+        if raw or self.pool.ladder.variants[0].weights == "module":
             import numpy as np
 
             return np.asarray(x)
