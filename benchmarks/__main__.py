@@ -23,6 +23,7 @@ NAMES = (
     "certificate",
     "resident",
     "battery",
+    "blur",
     "fuzz",
     "backends",
     "serving",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .bias import bias
+from .drone import drone
 from .rule import rule
 
 app = typer.Typer(
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(bias)
+app.command()(drone)
