@@ -6,6 +6,7 @@ import typer
 
 from .augment import augment
 from .bias import bias
+from .drone import drone
 from .embryo import embryo
 from .rule import rule
 from .search import search
@@ -20,3 +21,4 @@ app.command()(embryo)
 app.command()(bias)
 app.command()(search)
 app.command()(augment)
+app.command()(drone)
