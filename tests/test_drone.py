@@ -218,5 +218,9 @@ def test_a_file_that_is_no_measurement_is_refused(tmp_path: Path) -> None:
     file.write_text('{"machine": 3}')
     with pytest.raises(InputError, match=r"blur.json: .*\$\.machine"):
         Blurred.load(file)
+    damaged = FILE.read_text().replace("01", "0", 1)
+    file.write_text(damaged)
+    with pytest.raises(InputError, match="a digit for each photograph"):
+        Blurred.load(file)
     made = recorded(np.array([[[1, 1, 0, 1], [0, 1, 0, 1]]]), [100], (0, 8))
     assert made.shares.tolist() == [0, 8 / 288] and made.kept().tolist() == [[0.75], [0.5]]

@@ -52,6 +52,16 @@ class Blurred(msgspec.Struct, frozen=True):
     blur_px: tuple[int, ...]
     seen: tuple[Seen, ...]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where parts do not fit together."""
+        steps = np.diff(self.blur_px)
+        if not (len(self.blur_px) and self.blur_px[0] == 0 and (steps > 0).all()):
+            raise ValueError(f"blur of {list(self.blur_px)} px; expected 0 first, then ever more")
+        sizes = {(len(t), *map(len, t)) for seen in self.seen for t in (seen.right, seen.same)}
+        expected = (len(self.blur_px), *[self.photographs] * len(self.blur_px))
+        if sizes != {expected} or not self.short_px > 0:
+            raise ValueError("a variant needs a digit for each photograph at each blur")
+
     @classmethod
     def load(cls, path: Path) -> Blurred:
         """Read what `save` wrote; raise `InputError`."""
@@ -122,10 +132,10 @@ def measure(
     """Return what variants make of `most` photographs, evenly taken from a folder, at each blur.
 
     The smallest variant is shown at `sides`, too. The folder has `labels.csv` with the columns
-    `file,imagenet_index`; `blur_px` begins with 0. Raises `InputError`.
+    `file,imagenet_index`; `blur_px` begins with 0 and ascends. Raises `InputError`.
     """
-    if not blur_px or blur_px[0] != 0 or any(b < 0 for b in blur_px):
-        raise InputError(f"blur of {list(blur_px)} px; expected 0 first, then more")
+    if not blur_px or blur_px[0] != 0 or any(np.diff(blur_px) <= 0):
+        raise InputError(f"blur of {list(blur_px)} px; expected 0 first, then ever more")
     labels = folder / "labels.csv"
     found = rows(labels, "file", "imagenet_index", help="a folder with pictures and labels.csv")
     step = max(1, -(-len(found) // most))

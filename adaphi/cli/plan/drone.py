@@ -230,7 +230,7 @@ def _show(
     report: Path | None,
 ) -> None:
     """Print the tables, or JSON, and write the page."""
-    title = f"Share right by the law, and * the best within {limit_ms:g} ms, by motion blur"
+    title = f"Right by the law; * best in {limit_ms:g} ms"
     columns = ["φ", "ms", "sees px", *(f"{blur:g} px" for blur in blurs)]
     lines = [
         [str(one.phi), f"{one.latency_ms:.1f}", f"{one.seen_px:.0f}", *_marked(one, choices)]
@@ -252,7 +252,7 @@ def _show(
     }
 
     def draw(page: Page) -> None:
-        page.prose(title)
+        page.prose("The share that is right by the law at each motion blur; * is the best in time.")
         page.table(columns, lines)
         for part in parts:
             part.draw(page, found.law)
