@@ -189,6 +189,11 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def first(self) -> Request | None:
+        """Return the most urgent request that waits, None if nobody does."""
+        return self._queue[0][-1] if self._queue else None
+
     def admit(
         self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0
     ) -> Refusal | None:

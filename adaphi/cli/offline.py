@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from . import show
+from . import reporting, show
 from .options import (
     Adapt,
     BatteryWh,
@@ -21,6 +21,7 @@ from .options import (
     numbers,
     seconds,
 )
+from .reporting import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,6 +217,7 @@ def simulate(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the replay to this PNG or SVG (extra `report`).")
     ] = None,
+    report: Report = None,
 ) -> None:
     """Replay one policy over a budget trace.
 
@@ -227,6 +229,7 @@ def simulate(
       adaphi simulate --profile profile.json --policy policy.npz --trace tuesday.csv
       adaphi simulate --profile profile.json --policy policy.npz --trace day.csv --battery-wh 15
       adaphi simulate --profile profile.json --policy hysteresis --trace tuesday.csv --json
+      adaphi simulate --profile profile.json --policy policy.npz --trace tuesday.csv --report tuesday.html
     """
     from ..model_zoo.profile import Profile
     from ..policies.rules import is_rule
@@ -239,8 +242,8 @@ def simulate(
     objective = make_objective(miss_cost, switch_cost, default=default)
     played, costs = Trace.read(trace), Profile.load(profile)
     if battery_wh is not None:
-        if decisions is not None or picture is not None:
-            raise InputError("--decisions and --picture do not go with --battery-wh")
+        if decisions is not None or picture is not None or report is not None:
+            raise InputError("--decisions, --picture and --report do not go with --battery-wh")
         _simulate_battery(played, costs, chosen, battery_wh, objective, latency, adapt, as_json)
         return
     outcome = replay(played, costs, chosen, objective=objective, latency=latency, adapt=adapt)
@@ -250,6 +253,15 @@ def simulate(
         from ..sim.picture import draw
 
         draw(outcome, picture)
+    if report is not None:
+        inputs = [profile, trace, *([] if is_rule(policy) else [Path(policy)])]
+        reporting.write(
+            report,
+            reporting.beside_rules(outcome, costs, latency),
+            inputs,
+            latency=latency,
+            table=chosen if isinstance(chosen, TablePolicy) else None,
+        )
     if as_json:
         show.print_json(outcome.summary())
     else:
@@ -284,10 +296,14 @@ def _simulate_battery(
 def compare(
     profile: ProfileFile,
     train: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--train", help="A trace to learn from; may be given several times."),
-    ],
-    test: Annotated[Path, typer.Option("--test", help="The trace to score on.")],
+    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="The trace to score on.")] = None,
+    flight: Annotated[
+        Path | None,
+        typer.Option("--flight", help="Score on what a daemon recorded in this folder instead."),
+    ] = None,
     miss_cost: MissCost = None,
     switch_cost: SwitchCost = None,
     latency: Latency = "p95",
@@ -295,6 +311,7 @@ def compare(
         bool,
         typer.Option("--memory", help="Compare what stays resident: traces with memory_bytes."),
     ] = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Score every policy on a trace that none has seen.
@@ -303,17 +320,32 @@ def compare(
     hysteresis tuned, on the --train traces alone. With --memory the traces have a column memory_bytes,
     and the plan of what stays resident stands beside the usual eviction rules.
 
+    With --flight: what would each policy have done with the requests that a daemon recorded, with the
+    switching stalls seen there? Without --train, the first half is learned from and the second scored. What
+    nobody ran is a model; what was done is scored both as it happened and as the model has it.
+
     \b
     Examples:
       adaphi compare --profile profile.json --train monday.csv --test tuesday.csv
       adaphi compare --profile profile.json --train monday.csv --test tuesday.csv --memory
+      adaphi compare --profile profile.json --flight flights --report what_if.html
     """
     from ..model_zoo.profile import Profile
     from ..policies.trace import Trace
 
-    learned = [Trace.read(path) for path in train]
-    scored, costs = Trace.read(test), Profile.load(profile)
+    if (test is None) == (flight is None):
+        raise InputError("give a trace to score on: either --test or --flight")
+    if memory and (report is not None or flight is not None):
+        raise InputError("--memory goes with neither --flight nor --report")
+    learned, costs = [Trace.read(path) for path in train or []], Profile.load(profile)
     objective = make_objective(miss_cost, switch_cost)
+    inputs = [profile, *(train or []), flight or test or Path()]
+    if flight is not None:
+        _compare_flight(flight, costs, learned, objective, inputs, report, as_json)
+        return
+    if not learned or test is None:
+        raise InputError("--test needs --train: a trace to learn from")
+    scored = Trace.read(test)
     if memory:
         from ..sim.resident import compare_resident
 
@@ -323,13 +355,45 @@ def compare(
         else:
             show.print_table(show.resident_table(scored.name, outcomes))
         return
+    from ..policies.table import TablePolicy
     from ..sim.compare import compare as run
 
-    comparison = run(learned, scored, costs, objective=objective, latency=latency)
+    table = TablePolicy.solve(
+        costs, [t.budget_ms for t in learned], objective=objective, latency=latency
+    )
+    comparison = run(learned, scored, costs, objective=objective, latency=latency, policy=table)
+    if report is not None:
+        reporting.write(report, comparison, inputs, latency=latency, table=table)
     if as_json:
         show.print_json(comparison.summary())
     else:
         show.print_table(show.comparison_table(comparison))
+
+
+def _compare_flight(
+    folder: Path,
+    profile: Profile,
+    learned: list[Trace],
+    objective: Objective,
+    inputs: list[Path],
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    from ..sim.counterfactual import compare_flight
+
+    found = compare_flight(folder, profile, learned, objective=objective)
+    if report is not None:
+        reporting.write(
+            report, found.comparison, inputs, latency="as recorded", table=found.table,
+            recorded=found,
+        )  # fmt: skip
+    if as_json:
+        show.print_json(found.summary())
+        return
+    show.print_table(show.comparison_table(found.comparison))
+    show.print_table(show.recorded_table(found))
+    for line in show.recorded_lines(found):
+        typer.echo(line)
 
 
 def _learned_from(budgets: list[NDArray[np.float64]]) -> str:

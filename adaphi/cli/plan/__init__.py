@@ -6,6 +6,7 @@ import typer
 
 from .bias import bias
 from .drone import drone
+from .embryo import embryo
 from .rule import rule
 
 app = typer.Typer(
@@ -14,5 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(rule)
+app.command()(embryo)
 app.command()(bias)
 app.command()(drone)
