@@ -60,7 +60,9 @@ def half(measured: Blurred, which: int) -> Blurred:
         right, same = (tuple(t[which::2] for t in texts) for texts in (seen.right, seen.same))
         return msgspec.structs.replace(seen, right=right, same=same)
 
-    return msgspec.structs.replace(measured, seen=tuple(of(seen) for seen in measured.seen))
+    count = len(range(which, measured.photographs, 2))
+    seen = tuple(of(seen) for seen in measured.seen)
+    return msgspec.structs.replace(measured, photographs=count, seen=seen)
 
 
 def policies(
