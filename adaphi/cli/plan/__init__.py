@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .graph import graph
 from .rule import rule
 
 app = typer.Typer(
@@ -12,3 +13,4 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(rule)
+app.command()(graph)
