@@ -162,6 +162,9 @@ def test_a_file_that_is_no_graph_is_refused_in_words(
         np.savez(tmp_path / "bad.npz", **{**file, **change})
     with pytest.raises(InputError, match=words):
         Citations.read(tmp_path / "bad.npz")
+    (tmp_path / "words.npz").write_text("words")
+    with pytest.raises(InputError, match="not an NPZ file"):
+        Citations.read(tmp_path / "words.npz")
     np.savez(tmp_path / "none.npz", x=np.zeros(1))
     with pytest.raises(InputError, match="feat_indptr"):
         Citations.read(tmp_path / "none.npz")

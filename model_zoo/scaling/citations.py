@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,9 @@ class Citations:
             sparse = csr_matrix((data, indices, indptr), shape=tuple(shape))
             sparse.check_format()
         except (OSError, ValueError, KeyError, TypeError) as error:
+            packed = not Path(path).exists() or is_zipfile(path)  # numpy takes the rest for pickles
             raise InputError(
-                f"{path} is no graph that can be read: {error}",
+                f"{path} is no graph that can be read: {error if packed else 'not an NPZ file'}",
                 help=f"an NPZ file with the arrays {', '.join(ARRAYS)}",
             ) from None
         _check(path, sparse.shape[0], labels, edges, splits)
