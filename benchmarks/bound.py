@@ -31,6 +31,7 @@ from adaphi.policies.committee import Committee
 from adaphi.policies.rules import greedy, myopic, static
 from adaphi.sim import Trace, kernels
 from adaphi.sim.compare import GUARDS, PATIENCES, SMOOTHINGS
+from adaphi.sim.optimum import best_path
 from adaphi.sim.replay import decide_stepwise
 from adaphi.sim.scoring import figures
 
@@ -179,7 +180,7 @@ def learning(train: np.ndarray, test: np.ndarray, costs: Costs) -> np.ndarray:
 
 def clairvoyant(budget_ms: np.ndarray, costs: Costs) -> np.ndarray:
     """Return the best decisions, all budgets known."""
-    return kernels.best_path(
+    return best_path(
         budget_ms, costs.need_ms, costs.quality, OBJECTIVE.miss_cost, OBJECTIVE.switch_cost
     )
 

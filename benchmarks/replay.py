@@ -8,6 +8,8 @@ import numpy as np
 
 from adaphi.policies import Objective, TablePolicy
 from adaphi.sim import kernels, replay
+from adaphi.sim.optimum import best_path
+from adaphi.sim.packed import find_bins, play, play_bins
 from adaphi.sim.replay import clairvoyant
 
 from .harness import Row, seconds
@@ -22,9 +24,13 @@ def run(quick: bool = False) -> list[Row]:
     lookup, costs, objective = policy.bind(profile), profile.costs(), Objective()
     budget, need = trace.budget_ms, costs.need_ms
 
-    def by_kernels(compiled: bool) -> None:
-        decisions = kernels.walk(budget[:-1], lookup.edges_ms, lookup.table, compiled=compiled)
-        kernels.tally(budget, need, decisions, compiled=compiled)
+    def from_floats(compiled: bool) -> None:
+        play(budget, lookup.edges_ms, lookup.table, need, compiled=compiled)
+
+    bins = find_bins(budget, lookup.edges_ms, need)
+
+    def from_bins(compiled: bool) -> None:
+        play_bins(bins, lookup.edges_ms, lookup.table, need, compiled=compiled)
 
     def plain() -> None:
         """Replay the first rows by the rules of the contract, over lists."""
@@ -38,7 +44,7 @@ def run(quick: bool = False) -> list[Row]:
             active = chosen
 
     def best(compiled: bool) -> None:
-        kernels.best_path(
+        best_path(
             budget,
             need,
             costs.quality,
@@ -55,30 +61,30 @@ def run(quick: bool = False) -> list[Row]:
             value = (paid + value).max(axis=1)
 
     million = rows / 1e6
-    loop, numpy_, whole = seconds(
-        plain, lambda: by_kernels(False), lambda: replay(trace, profile, policy)
+    loop, numpy_, binned, whole = seconds(
+        plain,
+        lambda: from_floats(False),
+        lambda: from_bins(False),
+        lambda: replay(trace, profile, policy),
     )
     steps, chunks = seconds(best_by_steps, lambda: best(False), repeat=3)
     loop_rate, steps_rate = million / 20 / loop, million / 20 / steps
+    by_loop, by_steps = ("loop over lists", loop_rate), ("numpy by steps", steps_rate)
     figures = [
-        ("replay, numpy", million / numpy_, "loop over lists", loop_rate, "≥ 50"),
-        ("clairvoyant, numpy", million / chunks, "numpy by steps", steps_rate, "≥ 10"),
+        ("replay from readings, numpy", million / numpy_, *by_loop, "≥ 50"),
+        ("replay from bins, numpy", million / binned, *by_loop, "≥ 50"),
+        ("clairvoyant, numpy", million / chunks, *by_steps, "≥ 10"),
     ]
     if kernels.COMPILED:
-        fast, sure = seconds(lambda: by_kernels(True), lambda: best(True))
+        floats, bytes_, sure = seconds(
+            lambda: from_floats(True), lambda: from_bins(True), lambda: best(True)
+        )
         bound = seconds(lambda: clairvoyant(trace, profile))[0]
         figures += [
-            (
-                "replay, compiled, with totals",
-                million / fast,
-                "loop over lists",
-                loop_rate,
-                "≥ 100",
-            ),
-            ("clairvoyant, compiled", million / sure, "numpy by steps", steps_rate, "≥ 200"),
-            ("sim.clairvoyant, whole call", million / bound, "", None, ""),
+            ("replay from readings, compiled", million / floats, *by_loop, "≥ 1000"),
+            ("replay from bins, compiled", million / bytes_, *by_loop, "≥ 1000"),
+            ("clairvoyant, compiled", million / sure, *by_steps, "≥ 200"),
+            ("sim.clairvoyant, whole call", million / bound, *by_steps, ""),
         ]
-    figures.append(
-        ("sim.replay, whole call", million / whole, "loop over lists", loop_rate, "≥ 100")
-    )
+    figures.append(("sim.replay, whole call", million / whole, *by_loop, ""))
     return [Row(what, rate, "M steps/s", "more", *rest) for what, rate, *rest in figures]

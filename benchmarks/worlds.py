@@ -20,8 +20,8 @@ import numpy as np
 
 from adaphi.model_zoo.profile import Costs
 from adaphi.policies import Objective, SwitchingMDP
-from adaphi.policies.committee import PRIOR_STRENGTH
 from adaphi.policies.frame import at_least, expected_reward
+from adaphi.policies.learning import PRIOR_STRENGTH
 from adaphi.policies.view import View, fit_view
 
 _LEAST_MS = 0.01  # less is as little as nothing, and has a logarithm

@@ -1,9 +1,9 @@
 """What the front and one worker talk through: a pair of sockets, and shared memory for requests' tensors.
 
-A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer. The
-tensor of a request is copied once, into memory that both see, those of a batch one behind the other: one
-model runs at a time, so one place does. When either process is gone the other reads the end of the stream, at
-once and without asking.
+A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer.
+The tensor of a request is copied once, into memory that both see, those of a batch one behind the other.
+There are two places: while one model runs, the tensor of the next request is copied already. When either
+process is gone the other reads the end of the stream, at once and without asking.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ class FrontEnd:
         self._socket, self._other = socket.socketpair()
         self._socket.setblocking(False)
         self._memory = os.memfd_create("adaphi-request")
-        os.ftruncate(self._memory, place_bytes)
-        self._place = np.frombuffer(mmap.mmap(self._memory, place_bytes), np.uint8)
+        place_bytes = -(-place_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self._memory, 2 * place_bytes)
+        whole = np.frombuffer(mmap.mmap(self._memory, 2 * place_bytes), np.uint8)
+        self._places = whole.reshape(2, place_bytes)
+        self._free = 0  # the place for the next tensors
+        self._staged: NDArray[Any] | None = None  # what lies at its beginning
         self._heard = bytearray()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._loop = asyncio.get_running_loop()
@@ -60,15 +64,24 @@ class FrontEnd:
         self._other.close()
         os.close(self._memory)
 
-    def send(
-        self, kind: bytes, header: msgspec.Struct | None = None, *tensors: NDArray[Any]
-    ) -> bool:
-        """Send without waiting; return False if the worker is gone, or has read nothing for long."""
+    def stage(self, tensor: NDArray[Any]) -> None:
+        """Copy what is likely to be put next, while the worker is busy."""
+        if tensor is not self._staged:
+            self._copy(tensor, 0)
+            self._staged = tensor
+
+    def put(self, *tensors: NDArray[Any]) -> int:
+        """Copy the tensors of a run, and return which place they are in; it is not the last run's."""
         begin = 0
         for tensor in tensors:
-            end = begin + tensor.nbytes
-            self._place[begin:end] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-            begin = end
+            if begin or tensor is not self._staged:
+                self._copy(tensor, begin)
+            begin += tensor.nbytes
+        place, self._free, self._staged = self._free, 1 - self._free, None
+        return place
+
+    def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
+        """Send without waiting; return False if the worker is gone, or has read nothing for long."""
         body = b"" if header is None else pack(header)
         try:
             self._socket.send(
@@ -77,6 +90,10 @@ class FrontEnd:
         except OSError:
             return False
         return True
+
+    def _copy(self, tensor: NDArray[Any], begin: int) -> None:
+        flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        self._places[self._free, begin : begin + tensor.nbytes] = flat
 
     def drain(self) -> None:
         """Read what a worker that is gone said last."""
@@ -128,7 +145,9 @@ class WorkerEnd:
         self._heard = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
-        self.place = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
+        size = os.fstat(memory).st_size
+        whole = memoryview(mmap.mmap(memory, size))
+        self.places = whole[: size // 2], whole[size // 2 :]
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:

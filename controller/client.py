@@ -74,6 +74,7 @@ class _Talk:
         top: int,
         priority: int,
         min_quality: float | None,
+        blur_px: float | None,
         *,
         raw: bool,
         keep: bool = False,
@@ -96,6 +97,7 @@ class _Talk:
             top=top,
             priority=priority,
             min_quality=min_quality,
+            blur_px=blur_px,
             session=self._session,
         )
         protocol.check_numbers(header)
@@ -180,6 +182,7 @@ class Client(_Talk):
         priority: int = 0,
         min_quality: float | None = None,
         raw: bool = False,
+        blur_px: float | None = None,
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
@@ -187,12 +190,12 @@ class Client(_Talk):
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
         `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
-        answer. With `raw` the array is sent as it is, for ladders that take no images. Raises a
-        `RequestError`.
+        answer. `blur_px` is how far the picture moved while it was taken, for a policy that knows motion
+        blur. With `raw` the array is sent as it is, for ladders that take no images. Raises a `RequestError`.
         """
         answer = self._ask(
             self._infer_call(
-                image, deadline_ms, reading_ms, phi, top, priority, min_quality, raw=raw
+                image, deadline_ms, reading_ms, phi, top, priority, min_quality, blur_px, raw=raw
             )
         )
         assert isinstance(answer, Answer)
@@ -327,6 +330,7 @@ class AsyncClient(_Talk):
         priority: int = 0,
         min_quality: float | None = None,
         raw: bool = False,
+        blur_px: float | None = None,
     ) -> Answer:
         """Return the answer for an image; see `Client.infer`.
 
@@ -335,7 +339,16 @@ class AsyncClient(_Talk):
         """
         answer = await self._ask(
             lambda: self._infer_call(
-                image, deadline_ms, reading_ms, phi, top, priority, min_quality, raw=raw, keep=True
+                image,
+                deadline_ms,
+                reading_ms,
+                phi,
+                top,
+                priority,
+                min_quality,
+                blur_px,
+                raw=raw,
+                keep=True,
             )
         )
         assert isinstance(answer, Answer)

@@ -109,6 +109,7 @@ class Metrics:
         self._slowdown = Gauge(
             "adaphi_slowdown_ratio", "Latency now, relative to the profile.", registry=registry
         )
+        self._slowdown.set(1.0)  # as profiled, until something ran
         self._sensor_up = Gauge(
             "adaphi_sensor_up", "1 if a sensor answered.", ["sensor"], registry=registry
         )

@@ -155,6 +155,7 @@ class Service:
             tensor=tensor,
             priority=infer.priority,
             min_quality=infer.min_quality,
+            blur_px=infer.blur_px,
         )
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
@@ -163,6 +164,7 @@ class Service:
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
+        self._stage_next()
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
@@ -194,7 +196,7 @@ class Service:
         requests, decision = start.requests, start.decision
         self._keys += 1
         self.running = Running(self._keys, start, now_s, list(requests))
-        self.supervisor.send(worker.RUN, self._order(start), *(r.tensor for r in requests))
+        self.supervisor.run(self._order(start), [r.tensor for r in requests])
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
             self.books.history.switch()
@@ -202,6 +204,7 @@ class Service:
             self.metrics.count_batch(decision.phi, len(requests))
         if self.scheduler.controller.learns:
             self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
+        self._stage_next()
 
     def _order(self, start: Start) -> worker.Run:
         """Return what the worker is told: a batch has its size before the shape, and its own labels."""
@@ -215,6 +218,12 @@ class Service:
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
             run.shape = (len(run.tops), *tensor.shape)
         return run
+
+    def _stage_next(self) -> None:
+        """Prepare, while the worker works, what is likely to run next."""
+        following = self.scheduler.first
+        if self.running is not None and following is not None:
+            self.supervisor.stage(following.tensor)
 
     def _free(self) -> None:
         self.running = None
@@ -233,30 +242,39 @@ class Service:
         self._start_next()
 
     def on_done(self, done: worker.Done, tensor: list[Any]) -> None:
-        """A run is finished: answer it, start the next, and only then put down what happened."""
+        """A run is finished: answer it, start the next, and only then put down what happened.
+
+        Where somebody waits, the worker gets its next run first: all who wait gain what one loses.
+        """
         running = self.running
         if running is None or running.key != done.key:
             return
         start, phi = running.start, running.start.decision.phi
-        answers = []
-        for request, answer, output in _each(start, done, tensor):
-            if request in running.waiting:
-                running.waiting.remove(request)
-                answers.append((request, self._answer(running, request, answer, output)))
+        answers = [
+            (request, self._header(running, request, answer), output)
+            for request, answer, output in _each(start, done, tensor)
+            if request in running.waiting
+        ]
+        running.waiting.clear()
+        somebody_waits = len(self.scheduler) > 0
+        if not somebody_waits:
+            _reply(answers)
         if not done.cold:
             takes_ms = self.scheduler.takes_ms(start)
             self.slowdown.observe(done.inference_ms, takes_ms, self._now())
         self.on_kept(frozenset(done.resident))
-        for request, header in answers:
+        for request, header, _ in answers:
             self._report(running, request, not header.late)
         self._free()
+        if somebody_waits:
+            _reply(answers)
         self.supervisor.proved_well()
         size = len(start.requests)
-        self.books.ran(phi, size, done.inference_ms, [header for _, header in answers])
+        self.books.ran(phi, size, done.inference_ms, [header for _, header, _ in answers])
         if self.flight is not None:
             # What a request alone would have taken, a batch does not tell.
             alone_ms = done.inference_ms if size == 1 else None
-            for request, header in answers:
+            for request, header, _ in answers:
                 outcome = "late" if header.late else "ok"
                 self._record(running, request, outcome, alone_ms, header.latency_ms)
 
@@ -351,12 +369,10 @@ class Service:
 
     # ---------------------------------------------------------------------------- answers
 
-    def _answer(
-        self, running: Running, request: Request, done: worker.Done, tensor: list[Any]
-    ) -> AnswerHeader:
+    def _header(self, running: Running, request: Request, done: worker.Done) -> AnswerHeader:
         phi = running.start.decision.phi
         now_s = self._now()
-        header = AnswerHeader(
+        return AnswerHeader(
             id=request.ticket.id,
             phi=phi,
             name=self.profile.variants[phi].name,
@@ -368,8 +384,6 @@ class Service:
             shape=done.shape,
             top=done.top,
         )
-        request.ticket.reply(header, tensor)
-        return header
 
     def _report(self, running: Running, request: Request, on_time: bool) -> None:
         """Tell how a decision came out; it was made for the first request of a run alone."""
@@ -442,6 +456,11 @@ class Service:
             self._record(running, request, "error", None, None)
             self._report(running, request, False)
             request.ticket.reply(error, [])
+
+
+def _reply(answers: list[tuple[Request, AnswerHeader, list[Any]]]) -> None:
+    for request, header, output in answers:
+        request.ticket.reply(header, output)
 
 
 def _each(

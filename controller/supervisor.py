@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
 from .channel import FrontEnd, OnMessage
-from .worker import Orders
+from .worker import RUN, Orders, Run
 
 log = logging.getLogger("adaphi")
 
@@ -56,14 +56,20 @@ class Supervisor:
         """Start the first worker, and from now on replace those that die."""
         self._task = asyncio.create_task(self._keep_one())
 
-    def send(
-        self,
-        kind: bytes,
-        header: msgspec.Struct | None = None,
-        *tensors: NDArray[Any],
-    ) -> bool:
-        """Send to the worker; return False if there is none. `tensors` replace those sent before."""
-        return self._channel is not None and self._channel.send(kind, header, *tensors)
+    def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
+        """Send to the worker; return False if there is none."""
+        return self._channel is not None and self._channel.send(kind, header)
+
+    def run(self, order: Run, tensors: Sequence[NDArray[Any]]) -> None:
+        """Have the worker run these tensors."""
+        if self._channel is not None:
+            order.place = self._channel.put(*tensors)
+            self._channel.send(RUN, order)
+
+    def stage(self, tensor: NDArray[Any]) -> None:
+        """Bring the tensor of what is likely to run next to where the worker sees it."""
+        if self._channel is not None:
+            self._channel.stage(tensor)
 
     def proved_well(self) -> None:
         """Note that the worker works, so that its successor would be started without a pause."""

@@ -27,6 +27,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from .jit import COMPILED, njit
 from .lookup import bins, lowered
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,23 @@ _LARGEST = 1e100  # budgets and ratios beyond are taken as this, whose products 
 _RATIOS = 257  # quantiles that stand for all ratios
 _AROUND = (0.125, 0.25, 0.5)  # of all steps: those nearest in level, which a bin's prior is made of
 _AROUND_LEAST = 20
+
+
+@njit(cache=True, nogil=True)
+def _wander(cumulated: Floats, bounds: Floats, draws: Floats, first: int, out: Floats) -> None:
+    """Fill `out` (T,) as the loop in `Chain.sample` would, bit for bit."""
+    bin_ = first
+    for t in range(len(out)):
+        low = bounds[bin_]
+        out[t] = low + 0.999 * draws[t, 1] * (bounds[bin_ + 1] - low)
+        row, least, last = cumulated[bin_], 0, len(cumulated) - 1
+        while least < last:
+            middle = (least + last) >> 1
+            if row[middle] < draws[t, 0]:
+                least = middle + 1
+            else:
+                last = middle
+        bin_ = least
 
 
 @dataclass(frozen=True)
@@ -61,13 +79,19 @@ class Chain:
         """Return the bin of each budget."""
         return bins(self.edges, budgets)
 
-    def sample(self, rows: int, seed: int = 0) -> Floats:
+    def sample(
+        self, rows: int, seed: int | Sequence[int] = 0, *, compiled: bool = COMPILED
+    ) -> Floats:
         """Return budgets (rows,) that move exactly as the chain says, evenly spread inside each bin."""
         random = np.random.default_rng(seed)
         cumulated = self.transition.cumsum(axis=1)
         bounds = np.concatenate([[self.edges[0] / 2], self.edges, [self.edges[-1] * 1.5]])
         bin_, budgets = int(random.integers(len(cumulated))), np.empty(rows)
-        for row, (choice, place) in enumerate(random.uniform(size=(rows, 2)).tolist()):
+        draws = random.random((rows, 2))
+        if compiled:
+            _wander(cumulated, bounds, draws, bin_, budgets)
+            return budgets
+        for row, (choice, place) in enumerate(draws.tolist()):
             budgets[row] = bounds[bin_] + 0.999 * place * (bounds[bin_ + 1] - bounds[bin_])
             bin_ = min(int(cumulated[bin_].searchsorted(choice)), len(cumulated) - 1)
         return budgets

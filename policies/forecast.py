@@ -50,17 +50,18 @@ FREQUENCIES_STEPS = (10, 100, 400)
 """Half-lives."""
 PRIOR_DEVIATION = 0.2
 FORGETTING = 0.998
-_FORGETS_EVERY = 16
-_LOGIT = 6.0  # no sign is believed further than this
-_SHARE = 0.002
-_LOGISTIC = 1.702  # a logistic distribution of this slope is nearly the normal one
-_FIRST_VARIANCE = 0.01
-_LEAST_DEVIATION = 1e-4
-_PATTERN_BITS = 8
-_PATTERN_LIMIT = 250  # answers after which a pattern's frequency forgets the oldest
-_LEAST_VARIANCE = 1e-4  # of an answer
-_BELIEF = 0.85  # of a pattern never seen: that the answer stays as it is
-_PATTERNS = 2
+FORGETS_EVERY = 16
+LOGIT = 6.0  # no sign is believed further than this
+SHARE = 0.002
+LOGISTIC = 1.702  # a logistic distribution of this slope is nearly the normal one
+FIRST_VARIANCE = 0.01
+LEAST_DEVIATION = 1e-4
+PATTERN_BITS = 8
+PATTERN_LIMIT = 250  # answers after which a pattern's frequency forgets the oldest
+LEAST_VARIANCE = 1e-4  # of an answer
+BELIEF = 0.85  # of a pattern never seen: that the answer stays as it is
+PATTERNS = 2
+OWN_SIGNS = len(LEVELS) + len(RESIDUALS) + PATTERNS + len(FREQUENCIES_STEPS)
 
 
 class Forecast:
@@ -73,7 +74,7 @@ class Forecast:
         self._pasts = [Past() for _ in self._thresholds]
         self._yes = np.zeros((len(FREQUENCIES_STEPS), len(thresholds)))
         self._steps = np.zeros((len(FREQUENCIES_STEPS), 1))
-        signs = len(LEVELS) + len(RESIDUALS) + _PATTERNS + len(FREQUENCIES_STEPS) + more
+        signs = OWN_SIGNS + more
         self._logits = np.empty((signs, len(thresholds)))
         self._mixture = Mixture(len(thresholds), signs)
 
@@ -116,11 +117,11 @@ class Forecast:
         share = logits[levels:]
         share[: len(FREQUENCIES_STEPS)] = (self._yes + 0.5) / (self._steps + 1)
         share[len(FREQUENCIES_STEPS) :] = np.array(flat).reshape(-1, len(pasts))
-        np.maximum(share, _SHARE, out=share)
-        np.minimum(share, 1 - _SHARE, out=share)
+        np.maximum(share, SHARE, out=share)
+        np.minimum(share, 1 - SHARE, out=share)
         np.log(share / (1 - share), out=share)
-        np.maximum(logits, -_LOGIT, out=logits)
-        np.minimum(logits, _LOGIT, out=logits)
+        np.maximum(logits, -LOGIT, out=logits)
+        np.minimum(logits, LOGIT, out=logits)
         return self._mixture.predict(logits)
 
 
@@ -131,7 +132,7 @@ class Levels:
         self.fresh = True
         self._thresholds = thresholds
         self._level = np.zeros(len(LEVELS))
-        self._variance = np.full(len(LEVELS), _FIRST_VARIANCE)
+        self._variance = np.full(len(LEVELS), FIRST_VARIANCE)
 
     def see(self, log_budget: float, logits: Floats) -> None:
         """Move the averages; `logits` (levels, J) becomes how far above each threshold they are."""
@@ -141,7 +142,7 @@ class Levels:
         surprise = log_budget - self._level
         self._level += _LEVEL_RATES * surprise
         self._variance += _VARIANCE_RATES * (surprise * surprise - self._variance)
-        slope = _LOGISTIC / (np.sqrt(self._variance) + _LEAST_DEVIATION)
+        slope = LOGISTIC / (np.sqrt(self._variance) + LEAST_DEVIATION)
         np.subtract(self._level[:, None], self._thresholds, out=logits)
         logits *= slope[:, None]
 
@@ -191,7 +192,7 @@ class Past:
     def learn(self, answer: float) -> None:
         """Credit the patterns found last with the answer that followed, 1 or 0."""
         for entry in self._found:
-            entry[1] = seen = min(entry[1] + 1, _PATTERN_LIMIT)
+            entry[1] = seen = min(entry[1] + 1, PATTERN_LIMIT)
             entry[0] += (answer - entry[0]) / (seen + 1.5)
 
     def see(self, yes: bool) -> list[float]:
@@ -200,14 +201,14 @@ class Past:
             self._run += 1
         else:
             self._run_before, self._run = self._run, 1
-        self._answers = (self._answers << 1 | yes) & (2**_PATTERN_BITS - 1)
+        self._answers = (self._answers << 1 | yes) & (2**PATTERN_BITS - 1)
         run = min(self._run.bit_length(), 10)
         before = min((self._run_before + 1).bit_length(), 6)
         self._found = []
-        for pattern in (self._answers, (run * 8 + before) * 2 + yes + 2**_PATTERN_BITS):
+        for pattern in (self._answers, (run * 8 + before) * 2 + yes + 2**PATTERN_BITS):
             entry = self._known.get(pattern)
             if entry is None:
-                entry = self._known[pattern] = [_BELIEF if yes else 1 - _BELIEF, 0]
+                entry = self._known[pattern] = [BELIEF if yes else 1 - BELIEF, 0]
             self._found.append(entry)
         return [entry[0] for entry in self._found]
 
@@ -245,11 +246,11 @@ class Mixture:
         if self._forgets:
             self._forgets = False
             narrow = np.trace(self._spread, axis1=1, axis2=2) < self._widest
-            self._spread *= np.where(narrow, FORGETTING**-_FORGETS_EVERY, 1.0)[:, None, None]
+            self._spread *= np.where(narrow, FORGETTING**-FORGETS_EVERY, 1.0)[:, None, None]
         s = np.matmul(self._spread, self._x[:, :, None])[:, :, 0]
         unsure = np.maximum((s * self._x).sum(axis=1), 0.0)
         p = np.array(self._p)
-        h = np.maximum(p * (1 - p), _LEAST_VARIANCE)
+        h = np.maximum(p * (1 - p), LEAST_VARIANCE)
         shrinks = h / (1 + h * unsure)
         self._towards = s / (1 + h * unsure)[:, None]
         np.multiply((s * shrinks[:, None])[:, :, None], s[:, None, :], out=self._change)
@@ -261,7 +262,7 @@ class Mixture:
         self._weights += self._towards * np.array(errors)[:, None]
         self._spread -= self._change
         self._learned += 1
-        self._forgets = self._learned % _FORGETS_EVERY == 0
+        self._forgets = self._learned % FORGETS_EVERY == 0
 
 
 _KEEP = np.exp2(-1 / np.array(FREQUENCIES_STEPS))[:, None]

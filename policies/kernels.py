@@ -236,6 +236,34 @@ def _by_sweeps(
 
 
 @njit(cache=True, nogil=True, fastmath=MATH)
+def settle(
+    payoff: Floats, transition: Floats, gamma: float, d: Floats, tol: float, max_iter: int
+) -> Floats:
+    """d (K, E) ← the resting differences, begun from `d`; return P d (E, K). See `differences.settle`."""
+    largest = _largest(payoff)
+    ahead = np.empty((len(payoff), len(d)))
+    exact = False
+    if len(payoff) <= DIRECT_STATES:
+        _, exact = _by_policies(payoff, transition, gamma, TIE * largest, d, ahead)
+    if not exact:
+        _by_sweeps(payoff, transition, gamma, tol * largest, max_iter, d, ahead)
+    _product(transition, d, ahead)
+    return ahead
+
+
+@njit(cache=True, nogil=True, fastmath=MATH)
+def _largest(payoff: Floats) -> float:
+    """Return the scale of a problem: its largest payoff, or 1 where that is smaller."""
+    largest = 1.0
+    states, variants, _ = payoff.shape
+    for e in range(states):
+        for m in range(variants):
+            for a in range(variants):
+                largest = max(largest, abs(payoff[e, m, a]))
+    return largest
+
+
+@njit(cache=True, nogil=True, fastmath=MATH)
 def _level(transition: Floats, gamma: float, average: bool, base: Floats, tol: float) -> Floats:
     """Solve (I − γ P) v = base, or for the average with v(0)'s column left to the gain."""
     states = len(base)
@@ -265,11 +293,7 @@ def solve(
     See `mdp` for their meaning. `tol` is relative to the largest payoff, on d and on v.
     """
     states, variants, _ = payoff.shape
-    largest = 1.0
-    for e in range(states):
-        for m in range(variants):
-            for a in range(variants):
-                largest = max(largest, abs(payoff[e, m, a]))
+    largest = _largest(payoff)
     tie = TIE * largest
     d = np.zeros((variants - 1, states))
     ahead = np.zeros((states, variants - 1))

@@ -20,7 +20,7 @@ from .lookup import EDGE_TOLERANCE, Lookup, Policy, bins
 from .ramsis import Ramsis
 
 _TIE = 1e-9  # values closer than this are equal: the smaller variant is taken
-_FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
+FIRST_VARIANCE = 0.01  # of the logarithm: budgets move by a tenth until more is known
 _NAMES = ("static", "greedy", "hysteresis", "alert", "random", "ramsis")
 RULES_HELP = (
     "static:PHI, greedy, hysteresis[:GUARD,PATIENCE[,SMOOTHING]], alert, random:SEED, "
@@ -127,7 +127,7 @@ class Alert:
         self._quality = costs.quality.tolist()
         self._miss_cost = objective.miss_cost
         self._mean: float | None = None
-        self._variance = _FIRST_VARIANCE
+        self._variance = FIRST_VARIANCE
 
     def decide(self, reading_ms: float, active: int) -> int:
         """Return the φ for this reading."""
@@ -149,7 +149,7 @@ class Alert:
     def reset(self) -> None:
         """Forget the filter."""
         self._mean = None
-        self._variance = _FIRST_VARIANCE
+        self._variance = FIRST_VARIANCE
 
 
 class Random:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import TraceError
+from .parquet import read_parquet, write_parquet
 
 Floats = NDArray[np.float64]
 
@@ -66,11 +66,11 @@ class Trace:
 
     @classmethod
     def read(cls, path: str | Path) -> Trace:
-        """Read a `.csv` or `.npz` trace; raise `TraceError` naming file, line and column."""
+        """Read a `.csv`, `.npz` or `.parquet` trace; raise `TraceError` naming file, line and column."""
         path = Path(path)
-        columns = _read_npz(path) if path.suffix == ".npz" else read_csv(path)
+        columns = read_columns(path)
         names = list(columns)
-        where = str(path) if path.suffix == ".npz" else f"{path}:1"
+        where = str(path) if path.suffix in _READERS else f"{path}:1"
         if names[:1] != ["time_s"] or "budget_ms" not in names:
             raise TraceError(
                 f"{where}: expected the columns time_s, budget_ms, …; found {', '.join(names)}",
@@ -80,15 +80,16 @@ class Trace:
         return cls(time_s, budget_ms, columns, path.stem)
 
     def write(self, path: str | Path) -> None:
-        """Write a `.csv` or `.npz`; what is read back is equal bit for bit."""
+        """Write a `.csv`, `.npz` or `.parquet`; what is read back is equal bit for bit.
+
+        Raises `TraceError` where it cannot be written.
+        """
         path = Path(path)
         series = {"time_s": self.time_s, "budget_ms": self.budget_ms, **self.columns}
-        if path.suffix == ".npz":
-            np.savez(path, allow_pickle=False, **series)
-            return
-        rows = zip(*(values.tolist() for values in series.values()), strict=True)
-        lines = [",".join(series), *(",".join(map(repr, row)) for row in rows)]
-        path.write_text("\n".join(lines) + "\n")
+        try:
+            _WRITERS.get(path.suffix, _write_csv)(path, series)
+        except OSError as error:
+            raise TraceError(f"cannot write {path}: {error.strerror or error}") from None
 
     def split(self, share: float = 0.5) -> tuple[Trace, Trace]:
         """Return the first `share` of the rows to learn from, and the rest to score."""
@@ -98,6 +99,15 @@ class Trace:
     def __getitem__(self, rows: slice) -> Trace:
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Trace(self.time_s[rows], self.budget_ms[rows], columns, self.name)
+
+
+def read_columns(path: Path) -> dict[str, Floats]:
+    """Return the columns of an `.npz`, a `.parquet` or else a CSV file of numbers; raise `TraceError`."""
+    if path.suffix not in _READERS:
+        return read_csv(path)
+    columns = _READERS[path.suffix](path)
+    # Their columns are known by name, in whatever order; here the time comes first.
+    return {name: columns[name] for name in sorted(columns, key=lambda name: name != "time_s")}
 
 
 def read_csv(path: Path) -> dict[str, Floats]:
@@ -173,11 +183,23 @@ def _first_fault(names: list[str], table: Floats) -> tuple[int, int, str] | None
 
 def _read_npz(path: Path) -> dict[str, Floats]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
         raise TraceError(f"{path}: not an NPZ of numbers ({error})") from None
-    first = {name: columns.pop(name) for name in ("time_s",) if name in columns}
-    return {**first, **columns}
+
+
+def _write_npz(path: Path, columns: dict[str, Floats]) -> None:
+    np.savez(path, allow_pickle=False, **columns)
+
+
+def _write_csv(path: Path, columns: dict[str, Floats]) -> None:
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    lines = [",".join(columns), *(",".join(map(repr, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+_READERS = {".npz": _read_npz, ".parquet": read_parquet}
+_WRITERS = {".npz": _write_npz, ".parquet": write_parquet}

@@ -32,7 +32,7 @@ from .chain import around, bin_edges
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_DIGITS = 9
+DIGITS = 9
 _NEAR = 0.75  # of the median distance from the smoothed value
 _ANYWHERE = 0.05  # of the prior: how often the overall distribution, not the ratio, decides
 _AROUND = 0.25  # of a trend's steps: those nearest in level, which a bin's prior is made of
@@ -71,9 +71,9 @@ class View:
         if before is None:
             before = log_budget
         smoothed = before + self.smoothing * (log_budget - before)
-        state = bisect_right(self._edges, round(smoothed, _DIGITS))
+        state = bisect_right(self._edges, round(smoothed, DIGITS))
         if self.trend:
-            away = round(log_budget - before, _DIGITS)
+            away = round(log_budget - before, DIGITS)
             state = 3 * state + (2 if away > self.near else 0 if away < -self.near else 1)
         return state, smoothed
 
@@ -91,11 +91,11 @@ def fit_view(
     ]
     values = np.concatenate(smooth)
     edges = np.log(bin_edges(np.exp(values), np.exp(thresholds), bins))
-    edges = np.asarray(np.round(edges, _DIGITS) - 10.0**-_DIGITS / 2)
+    edges = np.asarray(np.round(edges, DIGITS) - 10.0**-DIGITS / 2)
     near = 0.0
     if trend:
-        near = round(_NEAR * float(np.median(np.abs(np.concatenate(away)))), _DIGITS)
-    thresholds = thresholds - 10.0**-_DIGITS / 2
+        near = round(_NEAR * float(np.median(np.abs(np.concatenate(away)))), DIGITS)
+    thresholds = thresholds - 10.0**-DIGITS / 2
     view = View(smoothing, trend, edges, near, thresholds, np.empty((0, 0)), np.empty((0, 0)))
     return _with_prior(view, series, smooth, away)
 
@@ -106,7 +106,7 @@ def _smooth(logs: Floats, smoothing: float) -> Floats:
     for t, value in enumerate(logs.tolist()):
         here += smoothing * (value - here)
         smooth[t] = here
-    return np.round(smooth, _DIGITS)
+    return np.round(smooth, DIGITS)
 
 
 def _with_prior(
@@ -118,7 +118,7 @@ def _with_prior(
     falls_in = len(view.thresholds) + 1
 
     def trend_of(distance: Floats) -> Ints:
-        far = np.round(distance, _DIGITS)
+        far = np.round(distance, DIGITS)
         sign = (far > view.near).astype(np.int64) - (far < -view.near)
         return 1 + sign if view.trend else np.zeros(len(far), np.int64)
 

@@ -21,6 +21,7 @@ from ..policies.frame import Objective
 from ..policies.lookup import Policy
 from ..policies.trace import Trace
 from . import kernels
+from .optimum import best_path
 from .scoring import figures, needed_column, total_score
 
 Floats = NDArray[np.float64]
@@ -106,7 +107,7 @@ def clairvoyant_battery(
         )
 
     def at(price: float) -> tuple[NDArray[np.uint8], float, float]:
-        decisions = kernels.best_path(
+        decisions = best_path(
             trace.budget_ms,
             costs.need_ms,
             costs.quality - price * joules,

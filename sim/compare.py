@@ -36,6 +36,12 @@ class Comparison:
         """Return the rule with the highest mean score."""
         return max(self.rules, key=lambda outcome: outcome.mean_score)
 
+    @property
+    def ranked(self) -> list[Replay]:
+        """Return all outcomes but the clairvoyant's, each policy once, the best first."""
+        every = {o.policy: o for o in (*self.rules, *self.tables)}
+        return sorted(every.values(), key=lambda outcome: -outcome.mean_score)
+
     def headroom_captured(self, outcome: Replay) -> float | None:
         """Return (policy − best rule) / (clairvoyant − best rule); None where there is no headroom."""
         bar = self.best_rule.mean_score

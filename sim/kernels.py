@@ -1,8 +1,8 @@
 """The loops that a replay spends its time in: compiled where numba is installed, numpy elsewhere.
 
-Both forms of `walk` and `tally` return the same integers, so every score built from them is the same
-bit for bit; both forms of `best_path` reach the same total, by another path where two are equal.
-`walk` replays a table; `tally` counts the outcome of any decisions; `best_path` is the clairvoyant.
+Both forms of each return the same integers, so every score built from them is the same bit for bit.
+`walk` replays a table; `tally` counts the outcome of any decisions; `find` finds bins. `packed` replays
+tables faster, `optimum` has the clairvoyant.
 Shapes: T rows, M variants, E bins; `need` (M, M) is L_a + S_ma for row m and column a.
 """
 
@@ -18,7 +18,10 @@ Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
-_CELLS = 2048.0
+MOST_CUTS = 255
+"""Of values whose bins are bytes."""
+_CELLS = 2048.0  # of a grid
+_ROWS = 1 << 14  # of numpy's passes over floats: what stays in the nearest cache
 
 njit: Callable[..., Any]
 try:
@@ -70,6 +73,30 @@ def _grid(edges: Floats) -> tuple[float, float, Counts]:
 
 
 @njit(cache=True, nogil=True)
+def _find_compiled(
+    values: Floats,
+    cuts: Floats,
+    low: float,
+    cells: float,
+    below: Bytes,
+    first: Floats,
+    second: Floats,
+    found: Bytes,
+) -> None:
+    """`first` and `second` are the next cuts from a cell on; that there are more is rare."""
+    most = float(len(below) - 1)
+    for t in range(len(values)):
+        value = values[t]
+        cell = np.uint32(min(max((value - low) * cells, 0.0), most))
+        bin_ = below[cell] + (value >= first[cell])
+        if value >= second[cell]:
+            bin_ += 1
+            while bin_ < len(cuts) and cuts[bin_] <= value:
+                bin_ += 1
+        found[t] = bin_
+
+
+@njit(cache=True, nogil=True)
 def _tally_compiled(budget: Floats, need: Floats, decisions: Bytes, on_time: Counts) -> int:
     switches = 0
     active = 0
@@ -81,32 +108,21 @@ def _tally_compiled(budget: Floats, need: Floats, decisions: Bytes, on_time: Cou
     return switches
 
 
-@njit(cache=True, nogil=True)
-def _best_path_compiled(
-    budget: Floats, need: Floats, quality: Floats, miss: Floats, switch: float, out: Bytes
-) -> None:
-    variants = len(quality)
-    steps = len(out)
-    choice = np.empty((steps, variants), np.uint8)
-    value = np.zeros(variants)
-    fresh = np.empty(variants)
-    for t in range(steps - 1, -1, -1):
-        available = budget[t + 1]
-        for m in range(variants):
-            best = -np.inf
-            for a in range(variants):
-                worth = value[a] + (quality[a] if available >= need[m, a] else -miss[a])
-                if a != m:
-                    worth -= switch
-                if worth > best:
-                    best = worth
-                    choice[t, m] = a
-            fresh[m] = best
-        value[:] = fresh
-    active = 0
-    for t in range(steps):
-        active = choice[t, active]
-        out[t] = active
+def find(values: Floats, cuts: Floats, *, compiled: bool = COMPILED) -> Bytes:
+    """Return how many of the ascending `cuts`, at most `MOST_CUTS`, each value has reached."""
+    found = np.zeros(len(values), np.uint8)
+    if compiled:
+        low, cells, below = _grid(cuts)
+        padded = np.concatenate([cuts, [np.inf, np.inf]])
+        next_two = padded[below], padded[below + 1]
+        _find_compiled(values, cuts, low, cells, below.astype(np.uint8), *next_two, found)
+        return found
+    # One comparison a cut, many values at once, beats a bisection a value.
+    for start in range(0, len(values), _ROWS):
+        some, count = values[start : start + _ROWS], found[start : start + _ROWS]
+        for cut in cuts.tolist():
+            count += some >= cut
+    return found
 
 
 def walk(readings: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMPILED) -> Bytes:
@@ -116,7 +132,7 @@ def walk(readings: Floats, edges: Floats, table: Bytes, *, compiled: bool = COMP
         _walk_compiled(readings, edges, *_grid(edges), table, out)
         return out
     bins = np.searchsorted(edges, readings, side="right")
-    return _follow(table[bins])
+    return follow(table[bins])
 
 
 def tally(
@@ -132,64 +148,14 @@ def tally(
     return counts, int((decisions != active).sum())
 
 
-def best_path(
-    budget: Floats,
-    need: Floats,
-    quality: Floats,
-    miss: float | Floats,
-    switch: float,
-    *,
-    compiled: bool = COMPILED,
-) -> Bytes:
-    """Return the T − 1 decisions with the largest total score, the whole trace known in advance.
-
-    `miss` is the price of a late answer, one for all or (M,) by variant.
-    """
-    miss = np.full(len(quality), miss, dtype=np.float64) if np.ndim(miss) == 0 else np.asarray(miss)
-    if compiled:
-        out = np.empty(len(budget) - 1, np.uint8)
-        _best_path_compiled(budget, need, quality, miss, switch, out)
-        return out
-    variants = len(quality)
-    penalty = switch * (1 - np.eye(variants))
-    on_time = budget[1:, None, None] >= need
-    score = np.where(on_time, quality, -miss) - penalty  # (T − 1, m, a)
-    chunks, length = _chunking(len(score))
-    padded = np.concatenate([score, np.zeros((chunks * length - len(score), variants, variants))])
-    padded = padded.reshape(chunks, length, variants, variants)
-    after = _values_after(padded)
-    choice = np.empty((chunks, length, variants), np.uint8)
-    for j in range(length - 1, -1, -1):
-        worth = padded[:, j] + after[:, None, :]
-        choice[:, j] = worth.argmax(axis=2)
-        after = worth.max(axis=2)
-    return _follow(choice.reshape(-1, variants)[: len(score)])
-
-
-def _values_after(score: Floats) -> Floats:
-    """Return (chunks, M): what each chunk's last variant is worth for all that follows the chunk.
-
-    In (max, +) algebra a chunk is the product of its steps' matrices; the products of all chunks are
-    formed side by side, then the few hundred results are applied one after the other.
-    """
-    chunks, length, variants, _ = score.shape
-    product = np.where(np.eye(variants, dtype=bool), 0.0, -np.inf)[None].repeat(chunks, axis=0)
-    for j in range(length - 1, -1, -1):
-        product = (score[:, j, :, :, None] + product[:, None, :, :]).max(axis=2)
-    after = np.zeros((chunks, variants))
-    for c in range(chunks - 2, -1, -1):
-        after[c] = (product[c + 1] + after[c + 1]).max(axis=1)
-    return after
-
-
-def _follow(maps: Bytes) -> Bytes:
+def follow(maps: Bytes) -> Bytes:
     """Return the path 0 → maps[0][0] → maps[1][·] → … of T maps on M variants, (T, M).
 
     Maps compose: every chunk is followed from all M starts side by side, then the true starts are
     strung together.
     """
     steps, variants = maps.shape
-    chunks, length = _chunking(steps)
+    chunks, length = chunking(steps)
     identity = np.tile(np.arange(variants, dtype=np.uint8), (chunks * length - steps, 1))
     padded = np.concatenate([maps, identity]).reshape(chunks, length * variants)
     offsets = np.arange(chunks)[:, None]
@@ -204,7 +170,7 @@ def _follow(maps: Bytes) -> Bytes:
     return np.ascontiguousarray(paths[:, np.arange(chunks), starts].T).reshape(-1)[:steps]
 
 
-def _chunking(steps: int) -> tuple[int, int]:
+def chunking(steps: int) -> tuple[int, int]:
     """Return (chunks, length of each) so that numpy's calls and their sizes are in balance."""
     length = max(1, int(steps**0.5 / 4))
     return -(-steps // length), length

@@ -25,6 +25,8 @@ from ..policies.lookup import Lookup, Policy
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from . import kernels
+from .optimum import best_path
+from .packed import play
 from .scoring import check_length, figures
 
 
@@ -115,11 +117,13 @@ def replay(
     costs = profile.costs(latency)
     check_length(trace)
     decider = choose(policy, profile, latency=latency, objective=objective, adapt=adapt)
-    if isinstance(decider, Lookup):
-        decisions = kernels.walk(trace.readings_ms, decider.edges_ms, decider.table)
-    else:
-        decisions = decide_stepwise(trace, decider, costs)
-    return score(trace, costs, objective, decisions, decider.name)
+    if not isinstance(decider, Lookup):
+        return score(trace, costs, objective, decide_stepwise(trace, decider, costs), decider.name)
+    readings = trace.readings_ms if "reading_ms" in trace.columns else None
+    decisions, on_time, switches = play(
+        trace.budget_ms, decider.edges_ms, decider.table, costs.need_ms, readings
+    )
+    return _outcome(trace, costs, objective, decisions, decider.name, on_time, switches)
 
 
 def decide_stepwise(trace: Trace, policy: Policy, costs: Costs) -> NDArray[np.uint8]:
@@ -140,7 +144,7 @@ def clairvoyant(
     objective = objective or Objective()
     costs = profile.costs(latency)
     check_length(trace)
-    decisions = kernels.best_path(
+    decisions = best_path(
         trace.budget_ms, costs.need_ms, costs.quality, objective.miss_cost, objective.switch_cost
     )
     return score(trace, costs, objective, decisions, "clairvoyant")
@@ -150,7 +154,20 @@ def score(
     trace: Trace, costs: Costs, objective: Objective, decisions: NDArray[np.uint8], name: str
 ) -> Replay:
     """Return the scores of given decisions (T−1,)."""
-    on_time, switches = kernels.tally(trace.budget_ms, costs.need_ms, decisions)
+    counts = kernels.tally(trace.budget_ms, costs.need_ms, decisions)
+    return _outcome(trace, costs, objective, decisions, name, *counts)
+
+
+def _outcome(
+    trace: Trace,
+    costs: Costs,
+    objective: Objective,
+    decisions: NDArray[np.uint8],
+    name: str,
+    on_time: NDArray[np.int64],
+    switches: int,
+) -> Replay:
+    """Return the scores of decisions, given how many of each variant were on time (M,), and the switches."""
     steps = len(decisions)
     in_time = int(on_time.sum())
     quality = float(on_time @ costs.quality)

@@ -14,8 +14,9 @@ bit for bit (sim/request_kernels.py); the loop here is the one to read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,7 @@ def serve(
             workload, costs, typical_ms, decider, service_ms, plan, max_requests, Slowdown()
         )
     else:
-        daemon = _Daemon(
+        daemon = Daemon(
             workload, costs, typical_ms, decider, service_ms, plan, max_requests, batch_ms
         )
         daemon.scheduler.max_batch, daemon.growth, daemon.told = max_batch, batch_growth, told
@@ -219,7 +220,7 @@ def _check_times(service_ms: Floats, requests: int, variants: int) -> None:
         raise InputError(f"service_ms: request {row}, φ={phi}: {value} is not a time above 0")
 
 
-class _Daemon:
+class Daemon:
     """The daemon's queue and worker under a clock that jumps; `run` fills the arrays of `Served`."""
 
     def __init__(
@@ -258,6 +259,11 @@ class _Daemon:
 
     def run(self) -> None:
         """Let every request arrive, and everything that was begun end."""
+        for happen in self.events():
+            happen()
+
+    def events(self) -> Iterator[Callable[[], None]]:
+        """Yield what happens next, event by event; each is to be called before the next is asked for."""
         arrived = self.workload.arrived_s.tolist()
         deadlines = (self.workload.arrived_s + self.workload.deadline_ms / 1e3).tolist()
         priorities = self.workload.priority.tolist()
@@ -265,10 +271,10 @@ class _Daemon:
             zip(arrived, deadlines, priorities, strict=True)
         ):
             while self.ends_s <= now_s:
-                self._finish()
-            self._arrive(Request(number, now_s, deadline_s, priority=rank), now_s)
+                yield self._finish
+            yield partial(self._arrive, Request(number, now_s, deadline_s, priority=rank), now_s)
         while self.running is not None:
-            self._finish()
+            yield self._finish
 
     def _arrive(self, request: Request, now_s: float) -> None:
         self._read_sensors(now_s)

@@ -12,6 +12,8 @@ from ..policies.frame import Objective
 from ..policies.trace import Trace
 
 Floats = NDArray[np.float64]
+BATCHES = 20
+_STUDENT = 2.093  # 97.5 % of Student's t with 19 degrees of freedom
 
 
 class Figures(NamedTuple):
@@ -41,6 +43,17 @@ def figures(
         switch_share=switches / steps,
         mean_quality=quality / in_time if in_time else 0.0,
     )
+
+
+def half_width(values: Floats) -> float | None:
+    """Return what the mean of a series is uncertain by, ±, at 95 %; None under `2 * BATCHES` values.
+
+    By batch means (Law & Kelton): successive values hang together, means of twenty long stretches hardly do.
+    """
+    if len(values) < 2 * BATCHES:
+        return None
+    means = [float(part.mean()) for part in np.array_split(values, BATCHES)]
+    return float(_STUDENT * np.std(means, ddof=1) / BATCHES**0.5)
 
 
 def check_length(trace: Trace) -> None:

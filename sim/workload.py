@@ -131,25 +131,103 @@ class Workload:
         request only a share `thin` is kept. Raises `TraceError` naming file and line.
         """
         path = Path(path)
-        columns = read_csv(path)
-        if list(columns)[:2] != ["time_s", "count"]:
-            raise TraceError(f"{path}:1: expected time_s,count; found {', '.join(columns)}")
-        time_s, count = columns["time_s"], columns["count"]
-        wrong = (count < 0) | (count != np.floor(count))
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise TraceError(
-                f"{path}:{row + 2}: count is {count[row]:g}; expected a whole number ≥ 0"
-            )
-        if len(time_s) < 2:
-            raise TraceError(f"{path}: counts need two rows, for the length of a bin")
+        time_s, count = read_counts(path)
+        return cls.from_counts(
+            time_s, count, deadline_ms, speed=speed, thin=thin, seed=seed, name=path.stem
+        )
+
+    @classmethod
+    def from_counts(
+        cls,
+        time_s: Floats,
+        count: Floats,
+        deadline_ms: ArrayLike = np.inf,
+        *,
+        speed: float = 1.0,
+        thin: float = 1.0,
+        seed: int = 0,
+        name: str = "workload",
+    ) -> Workload:
+        """Return what `read_counts` does, from the columns of the file, two rows or more."""
         _positive(speed=speed, thin=thin)
         width_s = np.diff(time_s, append=time_s[-1] + np.median(np.diff(time_s)))
         rng = np.random.default_rng(seed)
         kept = rng.binomial(count.astype(np.int64), min(thin, 1.0))
         offset = rng.random(int(kept.sum())) * np.repeat(width_s, kept)
         arrived = np.sort(np.repeat(time_s, kept) + offset) / speed
-        return cls(arrived, deadline_ms, name=path.stem)
+        return cls(arrived, deadline_ms, name=name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """How requests come, before any is drawn: at `rate_per_s` (`kind` poisson or regular), or as counted.
+
+    `time_s`, `count` are the columns of a recording where there is one.
+    """
+
+    name: str
+    kind: str
+    rate_per_s: float = 0.0
+    time_s: Floats | None = None
+    count: Floats | None = None
+
+    @classmethod
+    def read(cls, spec: str, folder: Path | None = None) -> Source:
+        """Return what poisson:RATE, regular:RATE or the name of a CSV (in `folder`) means.
+
+        Raises `InputError`.
+        """
+        kind, colon, rate = spec.partition(":")
+        if not (colon and kind in ("poisson", "regular")):
+            return cls(Path(spec).stem, "counts", 0.0, *read_counts((folder or Path()) / spec))
+        try:
+            rate_per_s = float(rate)
+        except ValueError:
+            raise InputError(
+                f"arrivals {spec!r}: {rate!r} is not a number",
+                help="write poisson:30 or regular:30, or name a file",
+            ) from None
+        _positive(rate_per_s=rate_per_s)
+        return cls(spec, kind, rate_per_s)
+
+    def draw(
+        self,
+        requests: int,
+        deadline_ms: ArrayLike = np.inf,
+        *,
+        speed: float = 1.0,
+        thin: float = 1.0,
+        seed: int = 0,
+    ) -> Workload:
+        """Return `requests` of them where they are a rate, else those counted, at `speed` and thinned."""
+        if self.time_s is not None and self.count is not None:
+            return Workload.from_counts(
+                self.time_s,
+                self.count,
+                deadline_ms,
+                speed=speed,
+                thin=thin,
+                seed=seed,
+                name=self.name,
+            )
+        if self.kind == "poisson":
+            return Workload.poisson(self.rate_per_s, requests, deadline_ms, seed=seed)
+        return Workload.regular(self.rate_per_s, requests, deadline_ms)
+
+
+def read_counts(path: Path) -> tuple[Floats, Floats]:
+    """Return the columns time_s and count of a recording; raise `TraceError` naming file and line."""
+    columns = read_csv(path)
+    if list(columns)[:2] != ["time_s", "count"]:
+        raise TraceError(f"{path}:1: expected time_s,count; found {', '.join(columns)}")
+    time_s, count = columns["time_s"], columns["count"]
+    wrong = (count < 0) | (count != np.floor(count))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise TraceError(f"{path}:{row + 2}: count is {count[row]:g}; expected a whole number ≥ 0")
+    if len(time_s) < 2:
+        raise TraceError(f"{path}: counts need two rows, for the length of a bin")
+    return time_s, count
 
 
 def _spread(value: ArrayLike, length: int, kind: type, name: str) -> NDArray[Any]:

@@ -77,25 +77,38 @@ def test_every_answer_arrives_whole_and_in_order() -> None:
     asyncio.run(run())
 
 
-def test_a_tensor_lies_where_the_worker_looks() -> None:
-    """Of any type and layout; the next one takes its place."""
+@pytest.mark.parametrize("staged", [(), (1,), (0, 1, 2, 3), (2, 1)])
+def test_tensors_lie_where_the_worker_looks(staged: tuple[int, ...]) -> None:
+    """Of any type and layout, staged before or not, or another instead; the last run's stay untouched."""
+    tensors = [
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        np.arange(60, dtype=np.int64).reshape(6, 10).T,
+        np.zeros((0, 3), np.uint8),
+        np.arange(7, dtype=np.float64),
+    ]
 
     async def run() -> None:
         async with both_ends() as (front, worker, _):
-            for tensor in (
-                np.arange(24, dtype=np.float32).reshape(2, 3, 4),
-                np.arange(60, dtype=np.int64).reshape(6, 10).T,
-                np.zeros((0, 3), np.uint8),
-            ):
-                assert front.send(b"R", Note(tensor.size), tensor)
-                assert worker.wait(1000)
-                assert worker.receive()[0] == b"R"
-                there = np.frombuffer(worker.place, tensor.dtype, tensor.size)
-                np.testing.assert_array_equal(there.reshape(tensor.shape), tensor)
+            before, last = tensors[0], front.put(tensors[0])
+            for tensor in tensors:
+                for other in staged:
+                    front.stage(tensors[other])
+                place = front.put(tensor, tensors[1])
+                assert place == 1 - last
+                there = np.frombuffer(worker.places[place], np.uint8)
+                np.testing.assert_array_equal(there[: tensor.nbytes], raw(tensor))
+                np.testing.assert_array_equal(there[tensor.nbytes :][: 8 * 60], raw(tensors[1]))
+                there = np.frombuffer(worker.places[last], before.dtype, before.size)
+                np.testing.assert_array_equal(there.reshape(before.shape), before)
+                before, last = tensor, place
             assert front.send(b"?")
-            assert worker.receive() == (b"?", b"")
+            assert worker.wait(1000) and worker.receive() == (b"?", b"")
 
     asyncio.run(run())
+
+
+def raw(tensor: Any) -> Any:
+    return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
 def test_the_end_of_either_side_is_noticed() -> None:

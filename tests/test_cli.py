@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,11 +51,11 @@ def commands() -> list[list[str]]:
 
     from adaphi.cli.app import app
 
-    found = []
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-        below = getattr(command, "commands", None)
-        found += [[name, sub] for sub in below] if below else [[name]]
-    return found
+    def below(command: Any) -> list[list[str]]:
+        inner = getattr(command, "commands", {})
+        return [[name, *rest] for name, sub in inner.items() for rest in below(sub)] or [[]]
+
+    return below(typer.main.get_command(app))
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from adaphi.model_zoo import Profile
+from adaphi.model_zoo.profile import Costs
 from adaphi.policies.chain import fit_chain
 from adaphi.policies.committee import Committee
 from adaphi.policies.forecast import Forecast, Mixture, Residuals
 from adaphi.policies.frame import Objective
+from adaphi.policies.jit import COMPILED
 
 
 def test_a_forecast_finds_the_probabilities_of_independent_budgets() -> None:
@@ -75,12 +77,15 @@ def test_a_prior_knows_that_high_budgets_fall() -> None:
     assert ahead[0] > 4 and ahead[-1] < len(places) - 5
 
 
-def test_preparing_changes_no_decision(profile: Profile) -> None:
+@pytest.mark.parametrize("compiled", [True, False] if COMPILED else [False])
+def test_preparing_changes_no_decision(profile: Profile, compiled: bool) -> None:
     """What is done between two decisions is what the next one would have done itself."""
     random = np.random.default_rng(1)
     budgets = (20 * np.exp(random.normal(0, 0.4, 400).cumsum() / 8)).tolist()
-    lazy = Committee(profile.costs(), Objective(), [np.array(budgets[:50]) / 10])
-    eager = Committee(profile.costs(), Objective(), [np.array(budgets[:50]) / 10])
+    lazy, eager = (
+        Committee(profile.costs(), Objective(), [np.array(budgets[:50]) / 10], compiled=compiled)
+        for _ in range(2)
+    )
     for begun in range(2):
         active = 0
         for budget in budgets:
@@ -91,3 +96,34 @@ def test_preparing_changes_no_decision(profile: Profile) -> None:
             active = chosen
         lazy.reset()
         eager.reset()
+
+
+@pytest.mark.skipif(not COMPILED, reason="numba (extra `fast`) is not installed")
+@pytest.mark.parametrize(("variants", "discount"), [(1, None), (2, 0.9), (3, None), (5, 0.99)])
+def test_the_compiled_committee_decides_as_the_readable_one(
+    variants: int, discount: float | None
+) -> None:
+    """Whatever is active: on wandering budgets, exact thresholds, nothing at all, and again after a reset."""
+    random = np.random.default_rng(variants)
+    stalls = random.uniform(0, 4, (variants, variants)) * (1 - np.eye(variants))
+    costs = Costs(
+        np.sort(random.uniform(8, 40, variants)),
+        stalls,
+        np.sort(random.uniform(0.6, 0.9, variants)),
+    )
+    wandering = 20 * np.exp(random.normal(0, 0.4, 500).cumsum() / 8)
+    steady = 20 * np.exp(random.normal(0, 0.1, 200))
+    exact = np.array([*costs.need_ms.ravel(), 0.0, 1e9])
+    budgets = np.concatenate([wandering, steady, exact, steady, np.tile(exact, 5)])
+    history = [wandering[:90] / costs.latency_ms[0], steady[:5] / costs.latency_ms[0]]
+    objective = Objective(discount=discount)
+    readable, compiled = (
+        Committee(costs, objective, history, compiled=compiled) for compiled in (False, True)
+    )
+    for _ in range(2):
+        for budget, active in zip(
+            budgets.tolist(), random.integers(0, variants, len(budgets)).tolist(), strict=True
+        ):
+            assert readable.decide(budget, active) == compiled.decide(budget, active)
+        readable.reset()
+        compiled.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ TAKES_MS = (8.0, 20.0, 40.0)
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
-@pytest.fixture
-def device(bench: Callable[[str], Any], tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Run a daemon whose variants take as long as they say."""
-    with bench("device").Device(tmp_path, TAKES_MS, sources=["pushed"]) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        make = import_module("benchmarks.device").Device
+        with make(tmp_path_factory.mktemp("device"), TAKES_MS, sources=["pushed"]) as running:
+            yield running
 
 
 def profile_of(device: Any) -> Profile:

@@ -18,16 +18,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Histogram
+from typer.testing import CliRunner
 
 from adaphi import Client
+from adaphi.cli.app import app
 from adaphi.controller.metrics import Metrics
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
+from adaphi.sim import Trace
 
 pytestmark = pytest.mark.alone
 
@@ -169,6 +173,22 @@ def test_every_panel_and_alert_finds_data(tmp_path: Path, run_daemon: Callable[.
         assert {rule["health"] for rule in rules} == {"ok"}
         firing = get_json(f"{server}/api/v1/alerts")["data"]["alerts"]
         assert [a["labels"]["alertname"] for a in firing if a["state"] == "firing"] == []
+        check_import(server, tmp_path / "budget.csv")
+
+
+def check_import(server: str, output: Path) -> None:
+    """What the daemon told Prometheus becomes a budget trace: a slow-down ξ leaves 50 ms × median ξ ÷ ξ."""
+    end_s = time.time()
+    given = ["--query", "adaphi_slowdown_ratio", "--as", "slowdown", "--step", "0.5"]
+    given += ["--start", str(end_s - 30), "--end", str(end_s), "-o", str(output)]
+    done = CliRunner().invoke(app, ["trace", "import", server, *given], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    asked = {"query": "adaphi_slowdown_ratio", "start": end_s - 30, "end": end_s, "step": 0.5}
+    query = urllib.parse.urlencode(asked)
+    (series,) = get_json(f"{server}/api/v1/query_range?{query}")["data"]["result"]
+    headroom = [1 / float(value) for _, value in series["values"]]
+    expected = [50 * h / median(headroom) for h in headroom]
+    assert Trace.read(output).budget_ms.tolist() == pytest.approx(expected) and len(expected) > 2
 
 
 @pytest.mark.parametrize("ms", [0.001, 0.04, 0.6, 2.0, 20.0, 900.0])

@@ -16,6 +16,8 @@ from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies import TablePolicy
 from adaphi.policies.choose import choose
 from adaphi.sim import Trace, clairvoyant, kernels, replay
+from adaphi.sim.optimum import best_path
+from adaphi.sim.packed import find_bins, play, play_bins
 from adaphi.sim.replay import decide_stepwise
 
 POLICIES = ["static:1", "greedy", "hysteresis", "hysteresis:1.2,2", "alert", "random:3"]
@@ -71,7 +73,7 @@ edge_lists = st.lists(st.one_of(st.integers(1, 9).map(float), st.floats(1e-9, 1e
 @given(
     edges=edge_lists.map(lambda values: np.unique(values)),
     budgets=st.lists(st.one_of(st.just(0.0), st.floats(0, 1e300)), min_size=2, max_size=30),
-    variants=st.integers(1, 5),
+    variants=st.integers(1, 9),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=200)
@@ -93,12 +95,35 @@ def test_compiled_loops_are_numpys(
     )
     np.testing.assert_array_equal(one, two)
     assert first == second
+    for readings, decided in ((None, walked[0]), (budget[:0:-1], None)):
+        if decided is None:
+            decided = kernels.walk(readings, edges, table)
+        counts, switches = kernels.tally(budget, need, decided)
+        for compiled in (True, False):
+            played = play(budget, edges, table, need, readings, compiled=compiled)
+            np.testing.assert_array_equal(played[0], decided)
+            np.testing.assert_array_equal(played[1], counts)
+            assert played[2] == switches
     totals = []
     for compiled in (True, False):
-        best = kernels.best_path(budget, need, quality, 0.5, 0.01, compiled=compiled)
+        best = best_path(budget, need, quality, 0.5, 0.01, compiled=compiled)
         on_time, switches = kernels.tally(budget, need, best)
         totals.append(on_time @ quality - 0.5 * (len(best) - on_time.sum()) - 0.01 * switches)
     assert totals[0] == pytest.approx(totals[1], abs=1e-9)
+
+
+def test_bins_serve_every_table_with_the_same_edges(profile: Profile) -> None:
+    """Found once, they give what each table's own replay gives."""
+    trace, costs = wander(3000), profile.costs()
+    edges = TablePolicy.solve(profile, [trace.budget_ms]).bind(profile).edges_ms
+    bins = find_bins(trace.budget_ms, edges, costs.need_ms)
+    for seed in range(5):
+        table = np.random.default_rng(seed).integers(0, 3, (len(edges) + 1, 3), dtype=np.uint8)
+        decided, on_time, switches = play_bins(bins, edges, table, costs.need_ms)
+        again = play(trace.budget_ms, edges, table, costs.need_ms)
+        np.testing.assert_array_equal(decided, again[0])
+        np.testing.assert_array_equal(on_time, again[1])
+        assert switches == again[2] > 0
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,6 +13,7 @@ from .keys import keys
 from .live import fidelity, replay
 from .plan import app as plan
 from .requests import requests
+from .sweep import sweep
 
 app = typer.Typer(
     name="adaphi",
@@ -30,6 +31,7 @@ app.command()(offline.compare)
 app.command()(requests)
 app.command()(replay)
 app.command()(fidelity)
+app.command()(sweep)
 app.command()(explain)
 app.command()(device.serve)
 app.command()(device.infer)

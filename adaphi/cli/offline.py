@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from . import show
+from . import reporting, show
 from .options import (
     Adapt,
     BatteryWh,
@@ -21,6 +21,7 @@ from .options import (
     numbers,
     seconds,
 )
+from .reporting import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,24 +71,34 @@ def solve(
     deadline_ms: Annotated[
         float | None, typer.Option(help="From arrival to answer, for a queue.")
     ] = None,
+    blur: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `adaphi plan drone -o` measured: go by each request's motion blur."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Solve the table policy for a profile and budget traces.
 
     Without a trace, a cautious default chain stands for how budgets move. With --battery-wh the policy has a
     table for each price of energy and makes the battery last; traces with a column drain_w say what
-    everything else takes. With --arrivals the policy is for requests that come on their own clock and wait:
+    everything else takes. With --blur it has a table for each motion blur, and a request says how much it is
+    blurred. With --arrivals the policy is for requests that come on their own clock and wait:
     it goes by queue, slack, arrival rate and slow-down (its --miss-cost is 1.5, its --switch-cost 0).
 
     \b
     Examples:
       adaphi solve --profile profile.json --trace monday.csv --trace tuesday.csv -o policy.npz
       adaphi solve --profile profile.json --trace monday.csv --battery-wh 15 --until 10h
+      adaphi solve --profile profile.json --trace monday.csv --blur blur.json
       adaphi solve --profile profile.json --arrivals 5,40 --deadline-ms 150 -o queue.npz
     """
     if arrivals is not None:
-        if trace or battery_wh is not None or discount != "average":
-            raise InputError("--arrivals goes with neither --trace, --battery-wh nor --discount")
+        if trace or battery_wh is not None or discount != "average" or blur is not None:
+            raise InputError(
+                "--arrivals goes with neither --trace, --battery-wh, --blur nor --discount"
+            )
         _solve_queue(
             profile, output, arrivals, deadline_ms, miss_cost, switch_cost, latency, as_json
         )
@@ -96,6 +107,8 @@ def solve(
     from ..policies.table import TablePolicy
     from ..policies.trace import Trace
 
+    if battery_wh is not None and blur is not None:
+        raise InputError("a policy goes by a battery or by blur: --battery-wh and --blur exclude")
     objective = make_objective(miss_cost, switch_cost, discount=discount)
     traces, costs = [Trace.read(path) for path in trace or []], Profile.load(profile)
     budgets = [each.budget_ms for each in traces]
@@ -112,6 +125,8 @@ def solve(
             )
         except ValueError as error:
             raise InputError(str(error)) from None
+    if blur is not None:
+        policy = _with_blur(policy, costs, blur)
     policy.save(output)
     promise = policy.certificate
     if as_json:
@@ -127,6 +142,20 @@ def solve(
     )
     for line in show.promise_lines(policy):
         typer.echo(line)
+
+
+def _with_blur(policy: TablePolicy, costs: Profile, file: Path) -> TablePolicy:
+    """Return the policy with a table for each blur of a measurement; raise `InputError`."""
+    from ..model_zoo.scaling.blurring import Blurred
+
+    measured = Blurred.load(file)
+    names = [seen.name for seen in measured.ladder()]
+    if names != (found := [v.name for v in costs.variants]):
+        raise InputError(
+            f"{file} measured {', '.join(names)}; the profile has {', '.join(found)}",
+            help="measure that ladder with `adaphi plan drone --images DIR --ladder NAME -o FILE`",
+        )
+    return policy.with_blur(costs, measured.shares, measured.kept())
 
 
 def _solve_queue(
@@ -188,6 +217,7 @@ def simulate(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the replay to this PNG or SVG (extra `report`).")
     ] = None,
+    report: Report = None,
 ) -> None:
     """Replay one policy over a budget trace.
 
@@ -199,6 +229,7 @@ def simulate(
       adaphi simulate --profile profile.json --policy policy.npz --trace tuesday.csv
       adaphi simulate --profile profile.json --policy policy.npz --trace day.csv --battery-wh 15
       adaphi simulate --profile profile.json --policy hysteresis --trace tuesday.csv --json
+      adaphi simulate --profile profile.json --policy policy.npz --trace tuesday.csv --report tuesday.html
     """
     from ..model_zoo.profile import Profile
     from ..policies.rules import is_rule
@@ -211,8 +242,8 @@ def simulate(
     objective = make_objective(miss_cost, switch_cost, default=default)
     played, costs = Trace.read(trace), Profile.load(profile)
     if battery_wh is not None:
-        if decisions is not None or picture is not None:
-            raise InputError("--decisions and --picture do not go with --battery-wh")
+        if decisions is not None or picture is not None or report is not None:
+            raise InputError("--decisions, --picture and --report do not go with --battery-wh")
         _simulate_battery(played, costs, chosen, battery_wh, objective, latency, adapt, as_json)
         return
     outcome = replay(played, costs, chosen, objective=objective, latency=latency, adapt=adapt)
@@ -222,6 +253,15 @@ def simulate(
         from ..sim.picture import draw
 
         draw(outcome, picture)
+    if report is not None:
+        inputs = [profile, trace, *([] if is_rule(policy) else [Path(policy)])]
+        reporting.write(
+            report,
+            reporting.beside_rules(outcome, costs, latency),
+            inputs,
+            latency=latency,
+            table=chosen if isinstance(chosen, TablePolicy) else None,
+        )
     if as_json:
         show.print_json(outcome.summary())
     else:
@@ -256,10 +296,14 @@ def _simulate_battery(
 def compare(
     profile: ProfileFile,
     train: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--train", help="A trace to learn from; may be given several times."),
-    ],
-    test: Annotated[Path, typer.Option("--test", help="The trace to score on.")],
+    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="The trace to score on.")] = None,
+    flight: Annotated[
+        Path | None,
+        typer.Option("--flight", help="Score on what a daemon recorded in this folder instead."),
+    ] = None,
     miss_cost: MissCost = None,
     switch_cost: SwitchCost = None,
     latency: Latency = "p95",
@@ -267,6 +311,7 @@ def compare(
         bool,
         typer.Option("--memory", help="Compare what stays resident: traces with memory_bytes."),
     ] = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Score every policy on a trace that none has seen.
@@ -275,17 +320,32 @@ def compare(
     hysteresis tuned, on the --train traces alone. With --memory the traces have a column memory_bytes,
     and the plan of what stays resident stands beside the usual eviction rules.
 
+    With --flight: what would each policy have done with the requests that a daemon recorded, with the
+    switching stalls seen there? Without --train, the first half is learned from and the second scored. What
+    nobody ran is a model; what was done is scored both as it happened and as the model has it.
+
     \b
     Examples:
       adaphi compare --profile profile.json --train monday.csv --test tuesday.csv
       adaphi compare --profile profile.json --train monday.csv --test tuesday.csv --memory
+      adaphi compare --profile profile.json --flight flights --report what_if.html
     """
     from ..model_zoo.profile import Profile
     from ..policies.trace import Trace
 
-    learned = [Trace.read(path) for path in train]
-    scored, costs = Trace.read(test), Profile.load(profile)
+    if (test is None) == (flight is None):
+        raise InputError("give a trace to score on: either --test or --flight")
+    if memory and (report is not None or flight is not None):
+        raise InputError("--memory goes with neither --flight nor --report")
+    learned, costs = [Trace.read(path) for path in train or []], Profile.load(profile)
     objective = make_objective(miss_cost, switch_cost)
+    inputs = [profile, *(train or []), flight or test or Path()]
+    if flight is not None:
+        _compare_flight(flight, costs, learned, objective, inputs, report, as_json)
+        return
+    if not learned or test is None:
+        raise InputError("--test needs --train: a trace to learn from")
+    scored = Trace.read(test)
     if memory:
         from ..sim.resident import compare_resident
 
@@ -295,13 +355,45 @@ def compare(
         else:
             show.print_table(show.resident_table(scored.name, outcomes))
         return
+    from ..policies.table import TablePolicy
     from ..sim.compare import compare as run
 
-    comparison = run(learned, scored, costs, objective=objective, latency=latency)
+    table = TablePolicy.solve(
+        costs, [t.budget_ms for t in learned], objective=objective, latency=latency
+    )
+    comparison = run(learned, scored, costs, objective=objective, latency=latency, policy=table)
+    if report is not None:
+        reporting.write(report, comparison, inputs, latency=latency, table=table)
     if as_json:
         show.print_json(comparison.summary())
     else:
         show.print_table(show.comparison_table(comparison))
+
+
+def _compare_flight(
+    folder: Path,
+    profile: Profile,
+    learned: list[Trace],
+    objective: Objective,
+    inputs: list[Path],
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    from ..sim.counterfactual import compare_flight
+
+    found = compare_flight(folder, profile, learned, objective=objective)
+    if report is not None:
+        reporting.write(
+            report, found.comparison, inputs, latency="as recorded", table=found.table,
+            recorded=found,
+        )  # fmt: skip
+    if as_json:
+        show.print_json(found.summary())
+        return
+    show.print_table(show.comparison_table(found.comparison))
+    show.print_table(show.recorded_table(found))
+    for line in show.recorded_lines(found):
+        typer.echo(line)
 
 
 def _learned_from(budgets: list[NDArray[np.float64]]) -> str:

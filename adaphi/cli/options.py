@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -88,6 +89,20 @@ def seconds(text: str, option: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{option} {text!r}: expected a duration like 8h, 90m or 45s")
     return value
+
+
+def moment_s(text: str, option: str) -> float:
+    """Return a moment in seconds since 1970: a number, or ISO 8601 (local if no zone is named)."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{option} {text!r}: expected a moment like 2026-03-01T08:30 or seconds since 1970"
+        ) from None
 
 
 def make_objective(

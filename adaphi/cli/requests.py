@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
 from . import show
 from .options import Arrivals, Json, Latency, ProfileFile, Speed, Thin
 
@@ -104,24 +103,11 @@ def workload_of(
     seed: int,
 ) -> Workload:
     """Return what `--arrivals` means, until `lasts_s`; of a rate `number` requests, if that is given."""
-    from ..sim.workload import Workload
+    from ..sim.workload import Source
 
-    kind, colon, rate = arrivals.partition(":")
-    if not (colon and kind in ("poisson", "regular")):
-        workload = Workload.read_counts(arrivals, deadline_ms, speed=speed, thin=thin, seed=seed)
-        return workload if lasts_s == math.inf else workload.until(lasts_s)
-    try:
-        rate_per_s = float(rate)
-    except ValueError:
-        raise InputError(
-            f"--arrivals {arrivals!r}: {rate!r} is not a number",
-            help="write poisson:30 or regular:30, or name a file",
-        ) from None
-    if number is None and math.isfinite(rate_per_s) and rate_per_s > 0:
-        expected = rate_per_s * lasts_s
+    source = Source.read(arrivals)
+    if number is None and source.rate_per_s:
+        expected = source.rate_per_s * lasts_s
         number = math.ceil(expected + 10 * math.sqrt(expected) + 10)  # more than will be needed
-    if kind == "poisson":
-        workload = Workload.poisson(rate_per_s, number or 1, deadline_ms, seed=seed)
-    else:
-        workload = Workload.regular(rate_per_s, number or 1, deadline_ms)
+    workload = source.draw(number or 1, deadline_ms, speed=speed, thin=thin, seed=seed)
     return workload if lasts_s == math.inf else workload.until(lasts_s)

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from ..policies.table import TablePolicy
     from ..sim.battery import BatteryReplay
     from ..sim.compare import Comparison
+    from ..sim.counterfactual import Counterfactual
     from ..sim.fidelity import Fidelity
     from ..sim.live import Live
     from ..sim.replay import Replay
     from ..sim.requests import Served
     from ..sim.resident import ResidentReplay
+    from ..sim.scoring import Figures
 
 Progress = Callable[[int, int, str], None]
 
@@ -154,6 +156,12 @@ def promise_lines(policy: TablePolicy) -> list[str]:
             f"of energy, {plan.answer_j[-1]:.3g} to {plan.answer_j[0]:.3g} J an answer, "
             f"{at_first:.3g} J at first; everything else is reckoned at {drain_w:.3g} W"
         )
+    if policy.blur is not None:
+        shares = policy.blur.shares
+        lines.append(
+            f"that is for pictures without blur; {len(shares)} further tables are for motion blurs of "
+            f"{shares[0]:.1%} to {shares[-1]:.1%} of the shorter side"
+        )
     return lines
 
 
@@ -230,6 +238,30 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def recorded_table(found: Counterfactual) -> Table:
+    """Return what was done: as it happened, and as the model has it."""
+    table = make_table(f"recorded with the policy {found.policy}", ["what was done", *SCORES])
+    table.add_row("as it happened", *_scores(found.happened))
+    table.add_row("as the model has it", *_scores(found.modelled))
+    return table
+
+
+def recorded_lines(found: Counterfactual) -> list[str]:
+    """Return in words what is a model, and which stalls it reckons with."""
+    lines = [
+        "Nobody ran the other policies: their answers are reckoned with profiled times, as much slower "
+        f"as the runs that were made, {found.beside_ms:.2f} ms beside the run, and these stalls:"
+    ]
+    for m, row in enumerate(found.stall_ms.tolist()):
+        for a, stall_ms in enumerate(row):
+            if m != a:
+                shown = int(found.switches[m, a])
+                lines.append(
+                    f"  φ = {m} to {a}: {stall_ms:.2f} ms ({shown} such switches recorded)"
+                )
+    return lines
+
+
 def resident_table(name: str, outcomes: Sequence[ResidentReplay]) -> Table:
     """Return what stays warm: the plan, the eviction rules from best to worst, the bound."""
     plan, *rules, bound = outcomes
@@ -283,7 +315,7 @@ def battery_table(name: str, outcomes: Sequence[BatteryReplay]) -> Table:
 SCORES = ["mean score", "on time", "switches", "mean quality"]
 
 
-def _scores(outcome: Replay | ResidentReplay | BatteryReplay) -> list[str]:
+def _scores(outcome: Replay | ResidentReplay | BatteryReplay | Figures) -> list[str]:
     return [
         f"{outcome.mean_score:.4f}",
         f"{outcome.on_time_share:.1%}",

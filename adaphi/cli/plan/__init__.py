@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from .augment import augment
+from .bias import bias
+from .drone import drone
+from .embryo import embryo
 from .graph import graph
 from .rule import rule
+from .search import search
 
 app = typer.Typer(
     name="plan",
@@ -13,4 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(rule)
+app.command()(embryo)
+app.command()(bias)
+app.command()(search)
+app.command()(augment)
+app.command()(drone)
 app.command()(graph)
