@@ -8,6 +8,7 @@ from .augment import augment
 from .bias import bias
 from .drone import drone
 from .embryo import embryo
+from .graph import graph
 from .rule import rule
 from .search import search
 
@@ -22,3 +23,4 @@ app.command()(bias)
 app.command()(search)
 app.command()(augment)
 app.command()(drone)
+app.command()(graph)
