@@ -26,6 +26,7 @@ NAMES = (
     "battery",
     "heat",
     "environments",
+    "blur",
     "fuzz",
     "backends",
     "serving",

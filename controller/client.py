@@ -74,13 +74,17 @@ class _Talk:
         top: int,
         priority: int,
         min_quality: float | None,
+        blur_px: float | None,
         *,
+        raw: bool,
         keep: bool = False,
     ) -> Call:
-        tensor = np.ascontiguousarray(as_image(image))
+        tensor = np.ascontiguousarray(image if raw else as_image(image))
         limit = self._asker.max_message_bytes or MAX_MESSAGE_BYTES
         if tensor.nbytes > limit:
-            raise TooLarge(f"the image has {tensor.nbytes} bytes, at most {limit} can be sent")
+            raise TooLarge(
+                f"the {'array' if raw else 'image'} has {tensor.nbytes} bytes, at most {limit} can be sent"
+            )
         if keep and tensor.flags.writeable:
             tensor = tensor.copy()
         header = InferHeader(
@@ -93,6 +97,7 @@ class _Talk:
             top=top,
             priority=priority,
             min_quality=min_quality,
+            blur_px=blur_px,
             session=self._session,
         )
         protocol.check_numbers(header)
@@ -176,6 +181,8 @@ class Client(_Talk):
         top: int = 0,
         priority: int = 0,
         min_quality: float | None = None,
+        raw: bool = False,
+        blur_px: float | None = None,
     ) -> Answer:
         """Return the answer for an image (a path, a PIL image, or an array height × width × 3 uint8).
 
@@ -183,10 +190,13 @@ class Client(_Talk):
         loop, where the budget of the next frame is not known, pass the last one as `reading_ms`: the
         policy then decides on it. `phi` pins the variant; `top` asks for that many class names.
         `priority` 1 is served first (0: the default, 5); only variants of `min_quality` or more may
-        answer. Raises a `RequestError`.
+        answer. `blur_px` is how far the picture moved while it was taken, for a policy that knows motion
+        blur. With `raw` the array is sent as it is, for ladders that take no images. Raises a `RequestError`.
         """
         answer = self._ask(
-            self._infer_call(image, deadline_ms, reading_ms, phi, top, priority, min_quality)
+            self._infer_call(
+                image, deadline_ms, reading_ms, phi, top, priority, min_quality, blur_px, raw=raw
+            )
         )
         assert isinstance(answer, Answer)
         return answer
@@ -319,6 +329,8 @@ class AsyncClient(_Talk):
         top: int = 0,
         priority: int = 0,
         min_quality: float | None = None,
+        raw: bool = False,
+        blur_px: float | None = None,
     ) -> Answer:
         """Return the answer for an image; see `Client.infer`.
 
@@ -327,7 +339,16 @@ class AsyncClient(_Talk):
         """
         answer = await self._ask(
             lambda: self._infer_call(
-                image, deadline_ms, reading_ms, phi, top, priority, min_quality, keep=True
+                image,
+                deadline_ms,
+                reading_ms,
+                phi,
+                top,
+                priority,
+                min_quality,
+                blur_px,
+                raw=raw,
+                keep=True,
             )
         )
         assert isinstance(answer, Answer)

@@ -19,7 +19,7 @@ from ..policies.lookup import Policy
 from ..policies.table import TablePolicy
 from .protocol import Answer
 from .scheduler import Slowdown
-from .step import Controller, Decision, Reading
+from .step import Controller, Decision, Reading, blur_share
 
 if TYPE_CHECKING:
     import torch
@@ -175,18 +175,24 @@ class AdaptiveModel:
         reading_ms: float | None = None,
         max_phi: int | None = None,
         top: int = 0,
+        raw: bool = False,
+        blur_px: float | None = None,
     ) -> Answer:
         """Answer one input within `deadline_ms` if any variant can.
 
         In a frame loop, where the budget of this very answer is not known, pass the last one as
-        `reading_ms`: the policy then decides on it. `top` asks for that many class names. Raises
+        `reading_ms`: the policy then decides on it. `top` asks for that many class names. `blur_px` is how
+        far the picture moved while it was taken, for a policy that knows motion blur. With `raw` the array
+        is taken as it is, for ladders that take no images; modules always do. Raises
         `InvalidRequest` for an input that the ladder does not take.
         """
         if not deadline_ms >= 0:
             raise InvalidRequest(f"deadline_ms is {deadline_ms}; expected a number ≥ 0")
         began = self._clock()
-        decision = self._decide(deadline_ms, reading_ms, max_phi, began)
-        run = self.pool.run(decision.phi, self._input(x), keep=decision.keep)
+        given = self._input(x, raw)
+        blur = blur_share(blur_px, given)
+        decision = self._decide(deadline_ms, reading_ms, max_phi, began, blur)
+        run = self.pool.run(decision.phi, given, keep=decision.keep)
         latency_ms = (self._clock() - began) * 1e3
         if not run.cold:
             self.slowdown.observe(run.latency_ms, self._typical_ms[decision.phi], self._clock())
@@ -202,16 +208,22 @@ class AdaptiveModel:
         )
 
     def _decide(
-        self, deadline_ms: float, reading_ms: float | None, max_phi: int | None, now_s: float
+        self,
+        deadline_ms: float,
+        reading_ms: float | None,
+        max_phi: int | None,
+        now_s: float,
+        blur: float | None,
     ) -> Decision:
         slack_ms = None
         if reading_ms is None:
             reading_ms = slack_ms = deadline_ms / self.slowdown.at(now_s)
         memory_bytes, resident = self.pool.memory_limit_bytes, self.pool.resident
-        return self.controller.step(Reading(reading_ms, max_phi, slack_ms, memory_bytes, resident))
+        reading = Reading(reading_ms, max_phi, slack_ms, memory_bytes, resident, blur_share=blur)
+        return self.controller.step(reading)
 
-    def _input(self, x: Any) -> NDArray[Any]:
-        if self.pool.ladder.variants[0].weights == "module":
+    def _input(self, x: Any, raw: bool) -> NDArray[Any]:
+        if raw or self.pool.ladder.variants[0].weights == "module":
             import numpy as np
 
             return np.asarray(x)

@@ -73,6 +73,7 @@ class Parameters(msgspec.Struct, frozen=True):
     variant: str | int | None = None
     min_quality: float | None = None
     reading_ms: float | None = None
+    blur_px: float | None = None
     binary_data_output: bool = False
 
     @property

@@ -250,6 +250,7 @@ class OpenInference:
             top=asked.classes,
             priority=parameters.priority,
             min_quality=parameters.min_quality,
+            blur_px=parameters.blur_px,
         )
         protocol.check_numbers(header)
         return header

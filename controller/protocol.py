@@ -59,6 +59,7 @@ class InferHeader(msgspec.Struct):
     """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on.
 
     `priority` 1 is served first, 0 is the default; only variants of `min_quality` or more may answer.
+    `blur_px` is how far the picture moved while it was taken, in its own pixels.
     """
 
     id: int
@@ -71,6 +72,7 @@ class InferHeader(msgspec.Struct):
     priority: int = 0
     min_quality: float | None = None
     session: Session = ""
+    blur_px: float | None = None
 
 
 class BudgetHeader(msgspec.Struct):
@@ -205,7 +207,7 @@ def decode(kind: type[Header], header: bytes) -> Header:
 
 def check_numbers(header: InferHeader) -> None:
     """Raise `InvalidRequest` where a field of a request has an impossible value."""
-    for name in ("deadline_ms", "reading_ms", "min_quality"):
+    for name in ("deadline_ms", "reading_ms", "min_quality", "blur_px"):
         value = getattr(header, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")

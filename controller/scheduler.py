@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..errors import Busy, Expired, InvalidRequest, NotReady, RequestError, Shed
 from ..model_zoo.profile import Costs
 from .batches import Batches
-from .step import Controller, Decision, Reading
+from .step import Controller, Decision, Reading, blur_share
 
 DEFAULT_PRIORITY = 5
 """The priority of a request that has none: 1 to 4 are served before it, 6 and more after it."""
@@ -32,7 +32,8 @@ class Request:
 
     Times in seconds of one monotonic clock. `reading_ms`, if given, is what the policy decides on, as
     it stands; otherwise it decides on the time left. `phi` pins the variant; only variants of at least
-    `min_quality` may answer. `priority` 1 is served first; 0 stands for `DEFAULT_PRIORITY`.
+    `min_quality` may answer. `priority` 1 is served first; 0 stands for `DEFAULT_PRIORITY`. `blur_px` is how
+    far the picture moved while it was taken, in its own pixels; None: not known.
     """
 
     ticket: Any
@@ -44,6 +45,7 @@ class Request:
     tensor: Any = None
     priority: int = 0
     min_quality: float | None = None
+    blur_px: float | None = None
 
     def slack_ms(self, now_s: float) -> float:
         """Return the time left until the deadline."""
@@ -53,6 +55,11 @@ class Request:
     def rank(self) -> int:
         """Return the priority that counts: the smallest goes first."""
         return self.priority or DEFAULT_PRIORITY
+
+    @property
+    def blur_share(self) -> float | None:
+        """Return the blur as a share of the picture's shorter side, None where either is not known."""
+        return blur_share(self.blur_px, self.tensor)
 
     def is_like(self, other: Request) -> bool:
         """Say whether both bring tensors of the same dtype and shape, or none."""
@@ -276,7 +283,8 @@ class Scheduler:
             return self.controller.pin(request.phi)
         more = limits.memory_bytes, limits.resident, limits.energy_j, limits.left_s, admitted
         if request.reading_ms is not None:
-            return self.controller.step(Reading(request.reading_ms, limits.max_phi, None, *more))
+            reading = Reading(request.reading_ms, limits.max_phi, None, *more)
+            return self.controller.step(reading._replace(blur_share=request.blur_share))
         slack_ms, window_s = request.slack_ms(now_s), self.controller.queue_window_s
         if window_s is None:  # a policy that does not see who waits is given what they leave
             slack_ms = min(slack_ms, self._room_ms(request, now_s, limits))
@@ -284,7 +292,7 @@ class Scheduler:
         budget_ms = slack_ms
         if limits.budget_ms is not None:
             budget_ms = min(slack_ms, limits.budget_ms / limits.slowdown)
-        reading = Reading(budget_ms, limits.max_phi, slack_ms, *more)
+        reading = Reading(budget_ms, limits.max_phi, slack_ms, *more, blur_share=request.blur_share)
         if window_s is not None:
             reading = reading._replace(
                 waiting=len(self._queue) + 1,

@@ -155,6 +155,7 @@ class Service:
             tensor=tensor,
             priority=infer.priority,
             min_quality=infer.min_quality,
+            blur_px=infer.blur_px,
         )
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)

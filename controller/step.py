@@ -5,10 +5,11 @@ The daemon, the embedded `AdaptiveModel` and the simulator all decide through `C
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..model_zoo.profile import Costs
 from ..policies.battery import BatteryTable
+from ..policies.blur import BlurTable
 from ..policies.committee import Committee
 from ..policies.lookup import Policy
 from ..policies.queued import Queued, QueuePolicy
@@ -30,6 +31,9 @@ class Reading(NamedTuple):
 
     For a policy that plans a queue, `waiting` requests are there, this one among them, and `rate_per_s`
     arrive; `slowdown` is the factor by which times were divided.
+
+    For a policy that knows motion blur, `blur_share` is this request's, as a share of its picture's shorter
+    side; None: not known.
     """
 
     budget_ms: float
@@ -43,6 +47,7 @@ class Reading(NamedTuple):
     waiting: int | None = None
     rate_per_s: float = 0.0
     slowdown: float = 1.0
+    blur_share: float | None = None
 
 
 class Decision(NamedTuple):
@@ -102,6 +107,8 @@ class Controller:
                 policy = policy if self._watched else policy.lookup
             elif isinstance(policy, BatteryTable) and energy_j is not None and left_s is not None:
                 policy.review(energy_j, left_s)
+            elif isinstance(policy, BlurTable):
+                policy.see(reading.blur_share)
             phi = policy.decide(budget_ms, previous)
         if max_phi is not None and phi > max_phi:
             phi = max_phi
@@ -149,6 +156,16 @@ class Controller:
         """Begin again with φ = 0 active and a policy that has seen nothing."""
         self.policy.reset()
         self.active = 0
+
+
+def blur_share(blur_px: float | None, picture: Any) -> float | None:
+    """Return a blur in the pixels of a picture (height, width, 3) as a share of its shorter side.
+
+    None where the blur is not known, or what was sent is no picture.
+    """
+    if blur_px is None or picture is None or picture.ndim != 3:
+        return None
+    return float(blur_px / min(picture.shape[:2]))
 
 
 def _queued(reading: Reading) -> Queued | None:

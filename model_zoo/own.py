@@ -7,6 +7,7 @@
 `load` is called in the worker when the variant becomes resident and returns what answers: image in
 (height × width × 3, uint8), array out. It may use any framework, or none. If what it returns has a method
 `batch`, images of one size (k × height × width × 3) in and k answers out, requests can be answered together.
+If it has an array `example`, requests bring no image but an array of the same dtype and number of axes.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ def choose(
     A rule's name, the path of a `policy.npz`, what is in one, a policy (returned as it is), or None: a table
     solved here and now on the cautious default chain. A plan for queues is taken as it is. With `adapt` a
     table keeps learning, with `watch` its certificate is tested while it runs. A table with a battery to plan
-    for goes by the battery's level, whatever else is asked for. Where the ladder takes more than
-    `memory_limit_bytes`, a table that does not learn is replaced by a plan of what stays resident, solved on
-    the same history. Raises `PolicyError` or `InputError`.
+    for goes by the battery's level, one that knows blur by that of the requests, whatever else is asked for.
+    Where the ladder takes more than `memory_limit_bytes`, a table that does not learn is replaced by a plan
+    of what stays resident, solved on the same history. Raises `PolicyError` or `InputError`.
     """
     if spec is None:
         spec = TablePolicy.solve(profile, objective=objective, latency=latency)
@@ -48,6 +48,8 @@ def choose(
     if isinstance(spec, TablePolicy):
         if spec.battery is not None:
             return spec.bind_battery(profile)
+        if spec.blur is not None:
+            return spec.bind_blur(profile)
         table, costs = spec.bind(profile), profile.costs(spec.latency)
         if adapt:
             return Committee(costs, spec.objective, spec.history)

@@ -7,7 +7,7 @@ A policy file (`.npz`, schema 1) holds the arrays `edges` (E−1,), `table` (E, 
 (E, E), `history` (the series it was solved on, one after the other) with `history_rows`, and `meta`, a
 JSON text with the objective, the certificate, the fingerprints of ladder and profile, and the digest:
 SHA-256 over the arrays and the rest of the text. With a battery to plan for, `meta` names it and the arrays
-of its `BatteryPlan` are there too.
+of its `BatteryPlan` are there too; with blur, those of its `BlurPlan`, named `blur_…`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import PolicyError
 from ..model_zoo.profile import Costs, Profile
 from . import artefact
 from .battery import BatteryPlan, BatteryTable, plan_battery
+from .blur import BlurPlan, BlurTable, plan_blur
 from .certificate import Certificate, certify
 from .chain import Chain, default_chain, default_series, fit_chain
 from .frame import Objective, frame_mdp
@@ -32,6 +33,7 @@ from .mdp import Solution
 
 _SNAP = 1e-9  # relative: an edge this close to a threshold of the ladder is that threshold
 _BATTERY_ARRAYS = ("prices", "tables", "answer_j", "drain_over_s", "drain_w")
+_BLUR_ARRAYS = ("shares", "quality", "tables")
 _HISTORY_ROWS = 20_000  # of each series: what a learning policy can still remember, and more
 
 Floats = NDArray[np.float64]
@@ -52,6 +54,7 @@ class TablePolicy:
     history: tuple[Floats, ...]
     """The series it was solved on, in costs of φ = 0: where a policy that learns begins."""
     battery: BatteryPlan | None = None
+    blur: BlurPlan | None = None
 
     name = "table"
 
@@ -117,6 +120,15 @@ class TablePolicy:
         )
         return replace(self, battery=plan)
 
+    def with_blur(self, profile: Profile, shares: ArrayLike, kept: ArrayLike) -> TablePolicy:
+        """Return the same policy with a table for each blur, `shares` (K,) of a picture's shorter side.
+
+        `kept` (K, M) is which part of its quality each variant keeps there. Raises ValueError.
+        """
+        costs = profile.costs(self.latency)
+        plan = plan_blur(costs, self.chain_ms(costs), self.objective, shares, kept)
+        return replace(self, blur=plan)
+
     def chain_ms(self, costs: Costs) -> Chain:
         """Return the chain with its edges in milliseconds of this device.
 
@@ -141,6 +153,14 @@ class TablePolicy:
         if self.battery is None:
             raise PolicyError("the policy plans for no battery", help="solve it with --battery-wh")
         return BatteryTable(self.battery, self.chain_ms(profile.costs(self.latency)).edges)
+
+    def bind_blur(self, profile: Profile) -> BlurTable:
+        """Return the tables by blur for this device; raise `PolicyError` if there are none, or as `bind`."""
+        self._check_ladder(profile)
+        if self.blur is None:
+            raise PolicyError("the policy knows no blur", help="solve it with --blur")
+        edges_ms = self.chain_ms(profile.costs(self.latency)).edges
+        return BlurTable(self.blur, edges_ms, self.table)
 
     def _check_ladder(self, profile: Profile) -> None:
         if profile.ladder_fingerprint != self.ladder_fingerprint:
@@ -173,6 +193,8 @@ class TablePolicy:
             plan = {field.name: getattr(self.battery, field.name) for field in fields(self.battery)}
             arrays |= {name: plan.pop(name) for name in _BATTERY_ARRAYS}
             meta["battery"] = plan
+        if self.blur is not None:
+            arrays |= {f"blur_{name}": getattr(self.blur, name) for name in _BLUR_ARRAYS}
         return artefact.pack(arrays, meta)
 
     def save(self, path: str | Path) -> None:
@@ -211,6 +233,7 @@ class TablePolicy:
                 profile_fingerprint=meta["profile_fingerprint"],
                 history=tuple(np.split(arrays["history"], np.cumsum(arrays["history_rows"])[:-1])),
                 battery=_battery(meta["battery"], arrays) if "battery" in meta else None,
+                blur=_blur(arrays) if "blur_tables" in arrays else None,
             )
         _check(policy)
         return policy
@@ -233,6 +256,10 @@ def _certificate(meta: dict[str, Any]) -> Certificate:
 def _battery(meta: dict[str, Any], arrays: artefact.Arrays) -> BatteryPlan:
     parts: dict[str, Any] = {name: arrays[name] for name in _BATTERY_ARRAYS}
     return BatteryPlan(**meta, **parts)
+
+
+def _blur(arrays: artefact.Arrays) -> BlurPlan:
+    return BlurPlan(*(arrays[f"blur_{name}"] for name in _BLUR_ARRAYS))
 
 
 def _check(policy: TablePolicy) -> None:
@@ -262,5 +289,7 @@ def _check(policy: TablePolicy) -> None:
             and plan.drain_over_s.shape == plan.drain_w.shape
             and len(plan.drain_w) > 0
         )
+    if policy.blur is not None:
+        fits &= policy.blur.fits(table)
     if not fits:
         raise PolicyError("the policy's arrays do not fit together")

@@ -44,8 +44,9 @@ def test_a_stripe_lies_where_concentrations_meet_its_threshold(
     optimize = pytest.importorskip("scipy.optimize")
     threshold = sensed(signal, STRIPES[stripe] * LENGTH_UM, LENGTH_UM, 1.0, 1.0)
     embryo = Embryos(np.array([length_um]), np.array([head]), np.array([tail]))
-    lowest_um = DECAY_UM * max(math.log(head), 0.0) + 1e-6  # no logarithm changes its sign above it
-    bracket = (lowest_um, 0.95 * length_um) if signal == "ratio" else (-600.0, 1500.0)
+    from_um, to_um = (DECAY_UM * max(math.log(a), 0.0) + 1e-6 for a in (head, tail))
+    logs_keep_signs = (from_um, length_um - to_um)
+    bracket = logs_keep_signs if signal == "ratio" else (-600.0, 1500.0)
     root = optimize.brentq(
         lambda x_um: sensed(signal, x_um, length_um, head, tail) - threshold, *bracket
     )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from adaphi import Client
+from adaphi.controller.embedded import AdaptiveModel
 from adaphi.controller.metrics import latency_buckets
-from adaphi.errors import LadderError
+from adaphi.errors import InvalidRequest, LadderError
 from adaphi.model_zoo import Latency, Profile, VariantProfile, get_ladder
 
 pytestmark = pytest.mark.alone
@@ -84,3 +85,41 @@ def test_histograms_have_rising_bounds_however_quick_the_models(p50_ms: float) -
     variant = VariantProfile(0, "quick", 0.7, Latency(p50=p50_ms, p95=p50_ms))
     bounds = latency_buckets(Profile(ladder="own", variants=(variant,), stall_ms=((0.0,),)))
     assert sorted(set(bounds)) == list(bounds)
+
+
+NUMBERS = """
+import numpy as np
+from adaphi.model_zoo import OwnVariant
+
+class Times:
+    example = np.zeros(1, np.int64)
+    def __init__(self, factor):
+        self.factor = factor
+    def __call__(self, numbers):
+        return self.factor * numbers
+    batch = __call__
+
+def ladder():
+    return [OwnVariant(phi, f"times{phi}", 0.5, load=lambda f=phi + 2: Times(f)) for phi in (0, 1)]
+"""
+
+
+def test_a_ladder_may_take_other_things_than_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a variant shows as its example is what it takes, one or many at a time; nothing else is."""
+    (tmp_path / "number_ladder.py").write_text(NUMBERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = AdaptiveModel.from_ladder("python:number_ladder:ladder")
+    assert model.profile.conditions["input"] == "1 int64"
+    for phi, pinned in enumerate(model.profile.variants):
+        answer = model(np.array([4, 5]), deadline_ms=1e6, max_phi=phi, raw=True)
+        assert answer.output.tolist() == [4 * (answer.phi + 2), 5 * (answer.phi + 2)]
+        stack = np.array([[1, 2], [3, 4]])
+        many = model.pool.run(phi, stack, batched=True).output
+        assert (many == stack * (phi + 2)).all() and pinned.batch_ms is None
+    for wrong in (np.zeros(2, np.int32), np.zeros((1, 1), np.int64), np.zeros((2, 2, 3), np.uint8)):
+        with pytest.raises(InvalidRequest, match="takes int64 with 1 axes"):
+            model(wrong, deadline_ms=1e6, raw=True)
+    with pytest.raises(InvalidRequest, match="an image is uint8"):
+        model(np.array([4]), deadline_ms=1e6)

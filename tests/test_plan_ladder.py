@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,8 @@ from adaphi.errors import InputError, LadderError, NotReady
 from adaphi.model_zoo import Profile, get_ladder
 from adaphi.model_zoo.images import example_image
 from adaphi.model_zoo.ladder_file import write_ladder
+from adaphi.model_zoo.scaling.advice import Task, advice, left_by_blur
+from adaphi.model_zoo.scaling.drone import MEASURED
 from adaphi.model_zoo.scaling.proposing import Candidate, propose, worth
 
 
@@ -93,6 +96,29 @@ def test_a_ladder_file_comes_back_and_bad_ones_are_refused(tmp_path: Path) -> No
             get_ladder(str(path))
     with pytest.raises(LadderError, match="No such file"):
         get_ladder(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"blur_share": 0.05}, "this blur leaves"),
+        ({"cues": "shape"}, "shape bias"),
+        ({"cues": "texture"}, "texture needs pixels"),
+        ({"training": True}, "augment all of them alike"),
+        ({"latency_ms": 100.0}, "5.0 times"),
+        ({}, ""),
+    ],
+)
+def test_each_law_speaks_only_of_its_own_task(said: dict[str, Any], line: str) -> None:
+    lines = advice(Task(**{"seen_px": (256, 274), "slowest_ms": 20.0, "latency_ms": 30.0, **said}))
+    assert [line in each for each in lines] == ([True] if said else [])
+
+
+def test_blur_takes_more_from_more_pixels() -> None:
+    """A box of s of a side leaves |sin x / x| with x = π κ r s / 2, by its formula."""
+    x = math.pi * MEASURED.law.sharpness * 256 * 0.05 / 2
+    assert left_by_blur(256, 0.05) == pytest.approx(math.sin(x) / x)
+    assert left_by_blur(320, 0.05) < left_by_blur(256, 0.05) < left_by_blur(256, 0.0) == 1
 
 
 def adaphi(*arguments: str) -> str:

@@ -71,24 +71,34 @@ def solve(
     deadline_ms: Annotated[
         float | None, typer.Option(help="From arrival to answer, for a queue.")
     ] = None,
+    blur: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `adaphi plan drone -o` measured: go by each request's motion blur."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Solve the table policy for a profile and budget traces.
 
     Without a trace, a cautious default chain stands for how budgets move. With --battery-wh the policy has a
     table for each price of energy and makes the battery last; traces with a column drain_w say what
-    everything else takes. With --arrivals the policy is for requests that come on their own clock and wait:
+    everything else takes. With --blur it has a table for each motion blur, and a request says how much it is
+    blurred. With --arrivals the policy is for requests that come on their own clock and wait:
     it goes by queue, slack, arrival rate and slow-down (its --miss-cost is 1.5, its --switch-cost 0).
 
     \b
     Examples:
       adaphi solve --profile profile.json --trace monday.csv --trace tuesday.csv -o policy.npz
       adaphi solve --profile profile.json --trace monday.csv --battery-wh 15 --until 10h
+      adaphi solve --profile profile.json --trace monday.csv --blur blur.json
       adaphi solve --profile profile.json --arrivals 5,40 --deadline-ms 150 -o queue.npz
     """
     if arrivals is not None:
-        if trace or battery_wh is not None or discount != "average":
-            raise InputError("--arrivals goes with neither --trace, --battery-wh nor --discount")
+        if trace or battery_wh is not None or discount != "average" or blur is not None:
+            raise InputError(
+                "--arrivals goes with neither --trace, --battery-wh, --blur nor --discount"
+            )
         _solve_queue(
             profile, output, arrivals, deadline_ms, miss_cost, switch_cost, latency, as_json
         )
@@ -97,6 +107,8 @@ def solve(
     from ..policies.table import TablePolicy
     from ..policies.trace import Trace
 
+    if battery_wh is not None and blur is not None:
+        raise InputError("a policy goes by a battery or by blur: --battery-wh and --blur exclude")
     objective = make_objective(miss_cost, switch_cost, discount=discount)
     traces, costs = [Trace.read(path) for path in trace or []], Profile.load(profile)
     budgets = [each.budget_ms for each in traces]
@@ -113,6 +125,8 @@ def solve(
             )
         except ValueError as error:
             raise InputError(str(error)) from None
+    if blur is not None:
+        policy = _with_blur(policy, costs, blur)
     policy.save(output)
     promise = policy.certificate
     if as_json:
@@ -128,6 +142,20 @@ def solve(
     )
     for line in show.promise_lines(policy):
         typer.echo(line)
+
+
+def _with_blur(policy: TablePolicy, costs: Profile, file: Path) -> TablePolicy:
+    """Return the policy with a table for each blur of a measurement; raise `InputError`."""
+    from ..model_zoo.scaling.blurring import Blurred
+
+    measured = Blurred.load(file)
+    names = [seen.name for seen in measured.ladder()]
+    if names != (found := [v.name for v in costs.variants]):
+        raise InputError(
+            f"{file} measured {', '.join(names)}; the profile has {', '.join(found)}",
+            help="measure that ladder with `adaphi plan drone --images DIR --ladder NAME -o FILE`",
+        )
+    return policy.with_blur(costs, measured.shares, measured.kept())
 
 
 def _solve_queue(

@@ -156,6 +156,12 @@ def promise_lines(policy: TablePolicy) -> list[str]:
             f"of energy, {plan.answer_j[-1]:.3g} to {plan.answer_j[0]:.3g} J an answer, "
             f"{at_first:.3g} J at first; everything else is reckoned at {drain_w:.3g} W"
         )
+    if policy.blur is not None:
+        shares = policy.blur.shares
+        lines.append(
+            f"that is for pictures without blur; {len(shares)} further tables are for motion blurs of "
+            f"{shares[0]:.1%} to {shares[-1]:.1%} of the shorter side"
+        )
     return lines
 
 

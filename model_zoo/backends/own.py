@@ -37,4 +37,5 @@ class OwnBackend:
 
         batch: Callable[[Array], Array] | None = getattr(answer, "batch", None)
         many = None if batch is None else lambda images: np.asarray(batch(images))
-        return ImageRunner(forward, lambda image: image, variant.classes, 0, many)
+        example: Array | None = getattr(answer, "example", None)
+        return ImageRunner(forward, lambda image: image, variant.classes, 0, many, example=example)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...errors import InvalidRequest, LadderError
+from ...errors import LadderError
 from ..images import example_image
 from ..ladders import DEFAULT
 from ..timm_import import import_timm
@@ -28,7 +28,7 @@ from ..weights import packaged_weights
 from . import Array, Runner
 from .export import cache_folder
 from .folding import fold_batch_norms
-from .image import ImageRunner
+from .image import ImageRunner, check_like
 from .packing import Shapes, can_pack, input_shapes, make_packable, pack
 from .shelf import Shelf
 
@@ -169,11 +169,7 @@ class ModuleRunner:
 
     def __call__(self, x: Array) -> Array:
         """Return the module's output; raise `InvalidRequest` for another dtype or rank."""
-        if x.dtype != self.example.dtype or x.ndim != self.example.ndim:
-            raise InvalidRequest(
-                f"the model takes {self.example.dtype} with {self.example.ndim} axes, "
-                f"got {x.dtype} with shape {tuple(x.shape)}"
-            )
+        check_like(x, self.example)
         with torch.inference_mode():
             return cast(Array, self._module(torch.from_numpy(np.ascontiguousarray(x))).numpy())
 

@@ -50,6 +50,12 @@ def input_shape(name: str) -> tuple[int, ...]:
     return (1, *timm.get_pretrained_cfg(name).input_size)
 
 
+def seen_side(name: str) -> float:
+    """Return what timm's evaluation makes of a picture's shorter side (pixels) before it is cropped."""
+    height = input_shape(name)[-2]
+    return float(height / import_timm().get_pretrained_cfg(name).crop_pct)
+
+
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator that reads or writes memory; bytes of `model`'s own tensors are weights."""
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from .augment import augment
 from .bias import bias
+from .drone import drone
 from .embryo import embryo
+from .graph import graph
 from .hardware import hardware
 from .ladder import ladder
 from .rule import rule
+from .search import search
 
 app = typer.Typer(
     name="plan",
@@ -16,7 +20,11 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(rule)
-app.command()(hardware)
-app.command()(ladder)
 app.command()(embryo)
 app.command()(bias)
+app.command()(search)
+app.command()(augment)
+app.command()(drone)
+app.command()(graph)
+app.command()(hardware)
+app.command()(ladder)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...model_zoo.scaling.classifier import Classifier
     from ...report import Page
 
+WORDS = {"phi": "φ", "side": "resolution"}
 COLUMNS = ["", "side px", "shape", "texture", "neither", "shape bias", "95 % interval"]
 
 
@@ -149,12 +150,12 @@ def _show(
         for row in rows:
             table.add_row(*row)
         table.add_section()
-    said = [f"over {name}: {_sentence(found)}" for name, found in trends.items()]
+    said = [f"over {WORDS[name]}: {_sentence(found)}" for name, found in trends.items()]
     table.caption, table.caption_justify = "\n".join(said), "left"
 
     def draw(page: Page) -> None:
         for (name, seen), sentence in zip(parts.items(), said, strict=True):
-            page.heading(f"Over {name}")
+            page.heading(f"Over {WORDS[name]}")
             page.table(COLUMNS, lines[name])
             page.prose(sentence)
             _figure(page, seen, name)

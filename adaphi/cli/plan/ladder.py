@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,15 +19,7 @@ if TYPE_CHECKING:
     from ...model_zoo.variants import Variant
     from ...report import Page
 
-COLUMNS = ["", "side px", "quality", "ms", "MB", "keep"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is known of the job beyond the limits; each law that has something to say adds a line."""
-
-    sides: Sequence[int]
-    cues: str = ""
+COLUMNS = ["", "sees px", "quality", "ms", "MB", "keep"]
 
 
 def ladder(
@@ -52,6 +44,15 @@ def ladder(
     cues: Annotated[
         str, typer.Option(help="What tells the pictures apart, if one does: shape or texture.")
     ] = "",
+    blur_px: Annotated[
+        float, typer.Option(min=0.0, help="Motion blur in the camera's pixels.")
+    ] = 0.0,
+    short_px: Annotated[
+        float, typer.Option(min=1.0, help="The shorter side of the camera's pictures.")
+    ] = 288.0,
+    training: Annotated[
+        bool, typer.Option("--training", help="The variants are still to be trained.")
+    ] = False,
     untrained: Annotated[
         bool, typer.Option(help="Random weights in the file: the same cost, useless answers.")
     ] = False,
@@ -64,18 +65,20 @@ def ladder(
     """Propose which variants to keep warm, say why, and write them as a ladder.
 
     Of all sets that memory holds the one with the best mean quality over the budgets up to the limit is taken
-    (docs/scaling/ladder.md). Without a profile the roofline of the device tells what each takes.
+    (docs/scaling/ladder.md). Without a profile the roofline of the device tells what each takes. Under motion
+    blur a quality counts as far as the blur leaves it.
 
     \b
     Examples:
       adaphi plan ladder --latency-ms 60 --memory-mb 100 -o ladder.toml
-      adaphi plan ladder --profile profile.json --latency-ms 40 --cues shape
+      adaphi plan ladder --profile profile.json --latency-ms 40 --blur-px 8 --cues shape
       adaphi profile --ladder ladder.toml
     """
     from ...errors import InputError
     from ...model_zoo.ladder_file import write_ladder
     from ...model_zoo.ladders import get_ladder
-    from ...model_zoo.scaling.counting import input_shape
+    from ...model_zoo.scaling.advice import Task, advice, left_by_blur
+    from ...model_zoo.scaling.counting import seen_side
     from ...model_zoo.scaling.proposing import propose
 
     if cues not in ("", "shape", "texture"):
@@ -86,19 +89,26 @@ def ladder(
     candidates, limit_bytes, where = _costs(variants, profile, device, threads, quiet=as_json)
     if memory_mb is not None:
         limit_bytes = min(limit_bytes, memory_mb * 1e6)
-    proposal = propose(candidates, latency_ms, limit_bytes)
-    sides = [input_shape(variant.network)[-1] for variant in variants]
+    seen = [seen_side(variant.network) for variant in variants]
+    blur = blur_px / short_px
+    blurred = [
+        replace(one, quality=one.quality * left_by_blur(px, blur))
+        for one, px in zip(candidates, seen, strict=True)
+    ]
+    proposal = propose(blurred, latency_ms, limit_bytes)
+    kept = proposal.kept
+    slowest_ms = candidates[kept[-1]].latency_ms
+    task = Task([seen[k] for k in kept], slowest_ms, latency_ms, blur, cues, training)
     why = [
         f"for {latency_ms:g} ms and {limit_bytes / 1e6:.0f} MB on {where}",
         *proposal.reasons,
-        *advice(Task([sides[k] for k in proposal.kept], cues)),
+        *advice(task),
     ]
-    kept = [replace(variants[place], phi=phi) for phi, place in enumerate(proposal.kept)]
-    notes = {
-        variants[k].name: f"{sides[k]} px, {candidates[k].latency_ms:.3g} ms" for k in proposal.kept
-    }
-    write_ladder(kept, output, why=why, notes=notes)
-    _show(candidates, sides, proposal, why, output, as_json=as_json, report=report)
+    notes = {variants[k].name: f"{candidates[k].latency_ms:.3g} ms expected" for k in kept}
+    write_ladder(
+        [replace(variants[k], phi=phi) for phi, k in enumerate(kept)], output, why=why, notes=notes
+    )
+    _show(blurred, seen, proposal, why, output, as_json=as_json, report=report)
 
 
 def _costs(
@@ -142,30 +152,9 @@ def _measured(variants: Sequence[Variant], path: Path) -> tuple[list[Candidate],
     ], profile.device
 
 
-def advice(task: Task) -> list[str]:
-    """Return what the laws of scaling have to say of a task, a line each."""
-    return [line for law in LAWS if (line := law(task))]
-
-
-def _texture_or_shape(task: Task) -> str:
-    """Say what docs/scaling/bias.md found: resolution moves the shape bias, φ does not."""
-    if not task.cues:
-        return ""
-    if task.cues == "texture":
-        return "texture needs pixels: one network named by texture twice as often at 288 px as at 128 px"
-    return (
-        "φ does not make a network go by shape, fewer pixels do (shape bias 0.46 at 128 px, 0.19 at 288), "
-        "but fewer pictures are then named at all"
-    )
-
-
-LAWS: tuple[Callable[[Task], str], ...] = (_texture_or_shape,)
-"""One function for each law: a line of advice, or "" where it has nothing to say of this task."""
-
-
 def _show(
     candidates: Sequence[Candidate],
-    sides: Sequence[int],
+    seen: Sequence[float],
     proposal: Proposal,
     why: Sequence[str],
     output: Path,
@@ -176,13 +165,13 @@ def _show(
     rows = [
         [
             one.name,
-            str(side),
+            f"{px:.0f}",
             f"{one.quality:.3f}",
             f"{one.latency_ms:.3g}",
             f"{one.memory_bytes / 1e6:.0f}",
             "→" if place in proposal.kept else "",
         ]
-        for place, (one, side) in enumerate(zip(candidates, sides, strict=True))
+        for place, (one, px) in enumerate(zip(candidates, seen, strict=True))
     ]
     table = show.make_table(f"Keep warm {why[0]}", COLUMNS)
     for row in rows:
