@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil
@@ -190,6 +191,7 @@ class _Timed:
 
 def calibrate(threads: int = 1, *, rounds: int = 10, progress: Progress | None = None) -> Device:
     """Return this machine as a device, measured with `threads` threads of torch, in half a minute."""
+    _solver()  # what is missing is better said before than after
     rates = fit(time_layers(threads, rounds=rounds, progress=progress))
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return Device(
@@ -265,11 +267,7 @@ def _between_s(samples: Sequence[Sample], rates: dict[Kind, Rate]) -> float:
 
 def _fit_kind(samples: Sequence[Sample], steps: int = 50) -> NDArray[np.float64]:
     """Return seconds an operation, a byte and a call: the best that the alternation above comes by."""
-    try:
-        from scipy.optimize import nnls
-    except ImportError:
-        raise MissingExtraError("measuring this machine", "plan") from None
-
+    nnls = _solver()
     taken_s = np.array([s.taken_s for s in samples])
     operations, moved = (_table(samples, what) for what in ("operations", "moved_bytes"))
     calls = np.array([float(len(s.works)) for s in samples])
@@ -287,6 +285,14 @@ def _fit_kind(samples: Sequence[Sample], steps: int = 50) -> NDArray[np.float64]
         if np.array_equal(before, computes):
             break
     return best
+
+
+def _solver() -> Any:
+    try:
+        from scipy.optimize import nnls
+    except ImportError:
+        raise MissingExtraError("measuring this machine", "plan") from None
+    return nnls
 
 
 def _table(samples: Sequence[Sample], what: str) -> NDArray[np.float64]:

@@ -62,7 +62,8 @@ def propose(
     able = [place for place, reason in enumerate(reasons) if not reason]
     if not able:
         raise InputError(
-            "no variant fits: " + "; ".join(reasons), help="allow more, or name a smaller one"
+            "no variant fits: " + "; ".join(r.removeprefix("left out: ") for r in reasons),
+            help="allow more, or name a smaller one",
         )
     first_ms = min(candidates[place].latency_ms for place in able)
     sets = (some for size in range(1, len(able) + 1) for some in combinations(able, size))
