@@ -2,9 +2,9 @@
 
 No network takes part, so that a network's latency is then a prediction. Of every sample, eight equal layers
 in a row, the lowest of many runs counts, and samples take turns, so that what else the machine does falls on
-all alike. The clock is the processor time of the calling thread: on an idle core it equals the wall clock, on
-a shared one it leaves out that others ran meanwhile. With several threads it leaves out waiting too,
-which is only right if they sleep meanwhile (`OMP_WAIT_POLICY=passive`) and share the work evenly.
+all alike. The clock of one thread is its processor time, which equals the wall clock on an idle core and
+leaves out that others ran meanwhile on a shared one. Several threads wait for each other, so theirs is the
+wall clock, and the machine is to be left alone meanwhile.
 
 What comes in between, where unlike operators follow each other (Python, cold caches), shows in
 single blocks of several kinds, and is taken to be the same for each operator.
@@ -182,11 +182,11 @@ class _Timed:
     x: torch.Tensor
     taken_s: list[float] = field(default_factory=list)
 
-    def once(self) -> float:
+    def once(self, clock: Callable[[], float]) -> float:
         """Return the seconds of one run; what it works on is no longer in the caches, as in a network."""
-        began = time.thread_time()
+        began = clock()
         self.model(self.x)
-        return time.thread_time() - began
+        return clock() - began
 
 
 def calibrate(threads: int = 1, *, rounds: int = 10, progress: Progress | None = None) -> Device:
@@ -214,6 +214,7 @@ def time_layers(
     if threads < 1 or rounds < 1:
         raise InputError(f"{threads} threads, {rounds} rounds: expected at least 1 of each")
     tune_allocator()
+    clock = time.thread_time if threads == 1 else time.perf_counter
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -223,7 +224,7 @@ def time_layers(
                 if progress is not None:
                     progress(number, rounds, "timing synthetic layers")
                 for one in timed:
-                    one.taken_s.append(one.once())
+                    one.taken_s.append(one.once(clock))
     finally:
         torch.set_num_threads(before)
     return [
@@ -238,7 +239,7 @@ def _row(layer: Layer) -> nn.Module:
 
 def _prepare(layer: Layer) -> _Timed:
     timed = _Timed(layer, _row(layer), torch.randn(*layer.shape))
-    timed.once()  # the first is to warm up
+    timed.model(timed.x)  # the first is to warm up
     return timed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +123,6 @@ def find_device(name: str) -> Device:
 
 def measure_here(threads: int, *, quiet: bool) -> Device:
     """Return this machine, measured, with a bar meanwhile."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from ...model_zoo.scaling.calibrating import calibrate
 
     with show.progress(quiet) as tell:
