@@ -203,6 +203,9 @@ def test_the_command_says_what_binds_and_what_fits(tmp_path: Path) -> None:
         1,
     ]  # 8.2 GFLOP are much for a Raspberry Pi
     assert value["portability"]["φ1"] == 0 < value["portability"]["ladder"]
+    one = [*run, "--devices", "npu", "--first-ms", "60", "--json"]
+    (npu,) = json.loads(CliRunner().invoke(app, one, catch_exceptions=False).output)["devices"]
+    assert npu["chosen_phi"] is None and npu["variants"][0]["latency_ms"] == pytest.approx(60)
     page = tmp_path / "hardware.html"
     CliRunner().invoke(app, [*run, "--report", str(page)], catch_exceptions=False)
     assert "Plotly.newPlot" in page.read_text()
@@ -210,7 +213,11 @@ def test_the_command_says_what_binds_and_what_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
-    [("--devices", "abacus", "no device is called 'abacus'"), ("--save", "x.json", "--here")],
+    [
+        ("--devices", "abacus", "no device is called 'abacus'"),
+        ("--save", "x.json", "--here"),
+        ("--first-ms", "3", "one device"),
+    ],
 )
 def test_what_is_no_device_is_refused(option: str, value: str, says: str) -> None:
     with pytest.raises(InputError, match=says):

@@ -70,6 +70,13 @@ def hardware(
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep what --here measured, for --devices.")
     ] = None,
+    first_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="What φ = 0 was measured to take on the one device: ratios are then kept.",
+        ),
+    ] = None,
     latency_ms: Annotated[
         float, typer.Option(min=0.001, help="The latency that is allowed.")
     ] = 33.3,
@@ -102,7 +109,9 @@ def hardware(
             save_device(chosen[-1], save)
     if not chosen:
         raise InputError("no device is named", help="see --devices, or add --here")
-    planned = plan_on(chosen, ladder_names(ladder), latency_ms, memory_mb)
+    if first_ms is not None and len(chosen) > 1:
+        raise InputError("--first-ms belongs to one device", help="name that alone with --devices")
+    planned = plan_on(chosen, ladder_names(ladder), latency_ms, memory_mb, first_ms)
     _show(ladder, planned, latency_ms, as_json=as_json, report=report)
 
 
@@ -139,16 +148,22 @@ def ladder_names(ladder: str) -> list[str]:
 
 
 def plan_on(
-    devices: Sequence[Device], names: Sequence[str], latency_ms: float, memory_mb: float | None
+    devices: Sequence[Device],
+    names: Sequence[str],
+    latency_ms: float,
+    memory_mb: float | None,
+    first_ms: float | None = None,
 ) -> list[Planned]:
-    """Return what each device makes of the networks, and the largest that fits there."""
+    """Return what each device makes of the networks, `anchored` to `first_ms`, and the largest that fits."""
     from ...model_zoo.scaling.counting import count_timm
-    from ...model_zoo.scaling.hardware import largest_fitting, predict
+    from ...model_zoo.scaling.hardware import anchored, largest_fitting, predict
 
     works = [count_timm(name) for name in names]
     planned = []
     for device in devices:
         predictions = [predict(some, device) for some in works]
+        if first_ms is not None:
+            predictions = anchored(predictions, first_ms)
         limit = min(device.memory_bytes, math.inf if memory_mb is None else memory_mb * 1e6)
         fitting = largest_fitting(predictions, latency_ms, limit)
         planned.append(Planned(device, names, predictions, fitting))
