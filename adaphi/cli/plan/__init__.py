@@ -6,6 +6,7 @@ import typer
 
 from .augment import augment
 from .rule import rule
+from .transfer import transfer
 
 app = typer.Typer(
     name="plan",
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(rule)
 app.command()(augment)
+app.command()(transfer)
