@@ -123,6 +123,21 @@ def test_pictures_of_ones_own_are_told_apart_after_fine_tuning(
     assert cell.capacity > 1e6
 
 
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("file,other\na.png,x\n", "needs rows, and columns"),
+        ("file,kind\n", "needs rows, and columns"),
+        ("file,kind\na.png,x\nb.png,x\n", "all pictures have the label 'x'"),
+        ("file,kind\n\xff.png,x\n", "utf-8"),
+    ],
+)
+def test_a_table_that_is_no_task_is_refused(tmp_path: Path, table: str, says: str) -> None:
+    (tmp_path / "labels.csv").write_text(table, encoding="latin-1")
+    with pytest.raises(InputError, match=says):
+        transfer.get_task(f"{tmp_path / 'labels.csv'}:kind")
+
+
 def run(*arguments: str) -> str:
     return CliRunner().invoke(app, ["plan", "transfer", *arguments], catch_exceptions=False).output
 

@@ -226,7 +226,7 @@ class Task:
         """Return how many classes there are."""
         return int(self.labels.max()) + 1
 
-    def split(self, per_class: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def split(self, per_class: int, seed: int) -> Split:
         """Return the places of some samples of each class, drawn by `seed`, and those of all others.
 
         Raises `InputError` where a class has no more than those.
@@ -253,14 +253,16 @@ def get_task(name: str) -> Task:
     table, _, column = name.rpartition(":")
     try:
         with open(table, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeError) as error:
         raise InputError(
-            f"task {name!r}: {error.strerror}", help="name `digits`, or LABELS.csv:COLUMN"
+            f"task {name!r}: {error}", help="name `digits`, or LABELS.csv:COLUMN"
         ) from None
     if not rows or not {"file", column} <= set(rows[0]):
         raise InputError(f"task {name!r}: the table needs rows, and columns `file` and {column!r}")
-    _, labels = np.unique([row[column] for row in rows], return_inverse=True)
+    names, labels = np.unique([row[column] for row in rows], return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"task {name!r}: all pictures have the label {str(names[0])!r}")
     images = tuple(as_image(Path(table).parent / row["file"]) for row in rows)
     return Task(column, images, labels)
 
@@ -328,7 +330,7 @@ class Trainer:
         return np.asarray(_outputs(_network(phi, 0), self._pictures(name, phi)).numpy())
 
     def _pictures_of(self, name: str, phi: int) -> torch.Tensor:
-        """Return (N, 3, side, side), as the variants are used to see pictures, only smaller."""
+        """Return (N, 3, side, side), in the range that the variants know, squeezed to a square."""
         import torch
         from PIL import Image
 
