@@ -90,7 +90,7 @@ def _measured(data: Path | None, *, full: bool) -> Measured[AugmentCell]:
         Measured[law.AugmentCell],
         law.DATA,
         data,
-        "adaphi plan augment",
+        "adaphi plan augment --full",
         lambda: [(phi, s) for phi in law.SIZES for s in law.STRENGTHS],
         law.train,
         full=full,

@@ -92,7 +92,7 @@ def _measured(names: list[str] | None, data: Path | None, *, full: bool) -> Meas
         Measured[law.TransferCell],
         law.DATA,
         data,
-        "adaphi plan transfer",
+        " --task ".join(["adaphi plan transfer --full", *(names or ["digits"])]),
         lambda: [
             (task.name, mode, phi, per_class)
             for mode in law.MODES
