@@ -11,6 +11,7 @@ from .embryo import embryo
 from .graph import graph
 from .rule import rule
 from .search import search
+from .transfer import transfer
 
 app = typer.Typer(
     name="plan",
@@ -24,3 +25,4 @@ app.command()(search)
 app.command()(augment)
 app.command()(drone)
 app.command()(graph)
+app.command()(transfer)
