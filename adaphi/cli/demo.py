@@ -56,7 +56,7 @@ def run(*, quick: bool = False) -> None:
         profile = _profile(here / "profile.json", rounds=5 if quick else 15)
 
         _step(2, "Record what the machine can spend while a load of ours comes and goes")
-        trace = _record(here / "trace.csv", profile, seconds=9.0 if quick else 63.0)
+        trace = _record(here / "trace.csv", profile, seconds=18.0 if quick else 63.0)
         train, test = trace.split()
 
         _step(3, "Solve the policy on the first half of the recording")

@@ -110,7 +110,10 @@ class Curves:
                 "some sizes lack strengths or seeds that others have", help="go on with --full"
             )
         if min(seeds) < 2 or len(strengths) < 4 or len(phis) < 3:
-            raise InputError("a fit needs three sizes, four strengths and two seeds, or more")
+            raise InputError(
+                "a fit needs three sizes, four strengths and two seeds, or more",
+                help="go on with --full",
+            )
         weights = {cell.phi: float(cell.weights) for cell in cells}
         return cls(
             phis,

@@ -13,6 +13,7 @@ from .hardware import hardware
 from .ladder import ladder
 from .rule import rule
 from .search import search
+from .transfer import transfer
 
 app = typer.Typer(
     name="plan",
@@ -28,3 +29,4 @@ app.command()(drone)
 app.command()(graph)
 app.command()(hardware)
 app.command()(ladder)
+app.command()(transfer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,8 @@ from .output import Report, emit
 from .trials import Data, Full, measured, origin
 
 if TYPE_CHECKING:
-    from ...model_zoo.scaling.augment import Curves, Fit, Verdict
+    from ...model_zoo.scaling.augment import AugmentCell, Curves, Fit, Verdict
+    from ...model_zoo.scaling.measured import Measured
     from ...report import Page
 
 _COLUMNS = [
@@ -47,25 +49,16 @@ def augment(
     Examples:
       adaphi plan augment
       adaphi plan augment --fit 0,2,4 --predict 20000,100000
-      adaphi plan augment --full --data mine.json     (4 minutes of one processor)
+      adaphi plan augment --full --data mine.json     (2.5 minutes of one processor)
     """
     from ...model_zoo.scaling import augment as law
-    from ...model_zoo.scaling.measured import Measured
 
     sizes, others = numbers(fit, "--fit") or [], numbers(predict, "--predict") or []
     if not all(size.is_integer() for size in sizes):
         raise InputError(f"--fit {fit!r}: expected places in the family, such as 0,1,2")
     if not all(0 < weights < float("inf") for weights in others):
         raise InputError(f"--predict {predict!r}: expected numbers of weights, above 0")
-    found = measured(
-        Measured[law.AugmentCell],
-        law.DATA,
-        data,
-        "adaphi plan augment",
-        lambda: [(phi, s) for phi in law.SIZES for s in law.STRENGTHS],
-        law.train,
-        full=full,
-    )
+    found = _measured(data, full=full)
     curves = law.Curves.of(found.cells)
     verdict = law.judge(curves, [int(size) for size in sizes])
     rows = _rows(curves, verdict)
@@ -87,6 +80,21 @@ def augment(
     value["predicted"] = [{"weights": w, "strength": s} for w, s in predicted]
     value["measured"] = {"machine": found.machine, "date": found.date, "command": found.command}
     emit("Augmentation strength", value, table, draw, as_json=as_json, report=report)
+
+
+def _measured(data: Path | None, *, full: bool) -> Measured[AugmentCell]:
+    from ...model_zoo.scaling import augment as law
+    from ...model_zoo.scaling.measured import Measured
+
+    return measured(
+        Measured[law.AugmentCell],
+        law.DATA,
+        data,
+        "adaphi plan augment --full",
+        lambda: [(phi, s) for phi in law.SIZES for s in law.STRENGTHS],
+        law.train,
+        full=full,
+    )
 
 
 def _rows(curves: Curves, verdict: Verdict) -> list[list[str]]:

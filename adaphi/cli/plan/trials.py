@@ -34,7 +34,10 @@ def measured(
     *,
     full: bool,
 ) -> Measured[C]:
-    """Return what `data` holds, or `shipped` where none is named; with `full`, after training the rest."""
+    """Return what `data` holds, or `shipped` where none is named; with `full`, after training the rest.
+
+    `command` is what the file then says it was measured by.
+    """
     from ...model_zoo.scaling.measured import fill, load
 
     if not full:
@@ -43,7 +46,7 @@ def measured(
 
     torch.set_num_threads(1)
     with show.progress() as tell:
-        return fill(data or Path(shipped.name), kind, f"{command} --full", keys(), train, tell)
+        return fill(data or Path(shipped.name), kind, command, keys(), train, tell)
 
 
 def origin(found: Measured[C]) -> str:
