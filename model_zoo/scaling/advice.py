@@ -14,7 +14,8 @@ class Task:
     """The kept variants' inputs (`seen_px`: of a picture's shorter side), latency and limit; and the job.
 
     `blur_share` is the motion blur as a share of the shorter side; `cues` is what alone tells the pictures
-    apart: shape, texture or "". With `training` the variants are still to be trained.
+    apart: shape, texture or "". With `training` the variants are still to be trained,
+    on so many labelled `samples` of each class where that is not 0.
     """
 
     seen_px: Sequence[float]
@@ -23,6 +24,7 @@ class Task:
     blur_share: float = 0.0
     cues: str = ""
     training: bool = False
+    samples: int = 0
 
 
 def advice(task: Task) -> list[str]:
@@ -64,6 +66,16 @@ def _augmentation(task: Task) -> str:
     )
 
 
+def _few_samples(task: Task) -> str:
+    if not task.samples:
+        return ""
+    if task.samples <= 2:
+        return "so few samples: a linear probe was always best, of up to 2 a class (adaphi plan transfer)"
+    if task.samples >= 8:
+        return "fine-tuning was always best, of 8 samples a class (adaphi plan transfer)"
+    return "between 2 and 8 samples a class probe or fine-tuning may win: try both (adaphi plan transfer)"
+
+
 def _room(task: Task) -> str:
     times = task.latency_ms / task.slowest_ms
     if times < PUBLISHED.operations(1) or task.blur_share:
@@ -74,5 +86,11 @@ def _room(task: Task) -> str:
     )
 
 
-LAWS: tuple[Callable[[Task], str], ...] = (_motion_blur, _texture_or_shape, _augmentation, _room)
+LAWS: tuple[Callable[[Task], str], ...] = (
+    _motion_blur,
+    _texture_or_shape,
+    _augmentation,
+    _few_samples,
+    _room,
+)
 """One for each law: a line, or "" where it has nothing to say of this task."""

@@ -53,6 +53,9 @@ def ladder(
     training: Annotated[
         bool, typer.Option("--training", help="The variants are still to be trained.")
     ] = False,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Labelled samples of each class to train on; 0: not asked.")
+    ] = 0,
     untrained: Annotated[
         bool, typer.Option(help="Random weights in the file: the same cost, useless answers.")
     ] = False,
@@ -98,7 +101,7 @@ def ladder(
     proposal = propose(blurred, latency_ms, limit_bytes)
     kept = proposal.kept
     slowest_ms = candidates[kept[-1]].latency_ms
-    task = Task([seen[k] for k in kept], slowest_ms, latency_ms, blur, cues, training)
+    task = Task([seen[k] for k in kept], slowest_ms, latency_ms, blur, cues, training, samples)
     why = [
         f"for {latency_ms:g} ms and {limit_bytes / 1e6:.0f} MB on {where}",
         *proposal.reasons,
