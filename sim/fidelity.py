@@ -18,7 +18,6 @@ from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from .live import Live, switches
 from .requests import Served, World, serve
-from .service_times import draw
 from .workload import Workload
 
 
@@ -39,7 +38,7 @@ LIMITS = (
 
 
 FRONT_MS = 0.5
-"""What the daemon takes of each run beside the model: telling the worker, and hearing from it."""
+"""What the daemon takes of each run beside the model."""
 PUSHED_MS = 1.0
 """How soon a pushed budget counts: at once."""
 
@@ -59,10 +58,10 @@ def simulate(
         workload,
         profile,
         policy,
-        world=World(budget=budget, interval_ms=PUSHED_MS),
+        world=World(budget=budget, interval_ms=PUSHED_MS, front_ms=FRONT_MS),
         max_requests=max_requests,
-        service_ms=draw(profile, len(workload), seed=seed) + FRONT_MS,
         latency=latency,
+        seed=seed,
     )
 
 

@@ -29,7 +29,10 @@ OK, LATE, SHED, EXPIRED, BUSY = range(5)
 
 
 class World(NamedTuple):
-    """Slow-down, budget and cap as steps: a value holds from its time on. Infinity: no limit."""
+    """Slow-down, budget and cap as steps: a value holds from its time on. Infinity: no limit.
+
+    `front_s` is what each run takes besides, which tells nothing of the device's speed.
+    """
 
     slow_s: Floats
     slow: Floats
@@ -37,6 +40,7 @@ class World(NamedTuple):
     budget_ms: Floats
     max_phi: Floats
     interval_s: float
+    front_s: float
 
 
 class _Filter(NamedTuple):
@@ -202,7 +206,8 @@ def _run(
         if not arrives:  # the run under way ends: what it took is noted before anything else
             done[running] = now
             outcome[running] = LATE if now > deadline[running] else OK
-            ratio = min(max((now - began[running]) * 1e3 / typical[phi[running]], 0.5), 50.0)
+            measured = (now - began[running] - world.front_s) * 1e3
+            ratio = min(max(measured / typical[phi[running]], 0.5), 50.0)
             before = _factor_at(factor, seen, now, filter.half_life_s)
             factor = before + (filter.rise if ratio > before else filter.fall) * (ratio - before)
             seen = now
@@ -256,7 +261,7 @@ def _run(
             while slow_at + 1 < len(world.slow_s) and world.slow_s[slow_at + 1] <= now:
                 slow_at += 1
             takes = (service[head, chosen] + stall[active, chosen]) * world.slow[slow_at]
-            running, ends = head, now + takes / 1e3
+            running, ends = head, now + (takes / 1e3 + world.front_s)
             phi[head], began[head] = chosen, now
             switches += chosen != active
             active = chosen

@@ -51,13 +51,15 @@ class World:
     `slowdown` is a trace whose `budget_ms` column is read as the factor by which runs take longer (None: 1).
     `budget` is what the sensors read: its `budget_ms`, and `max_phi` where it has that column. A trace's
     value holds until its next row; its first row holds before, too. The sensors are read every `interval_ms`.
-    `told`: the daemon knows the slow-down at once instead of estimating it, as no daemon can.
+    `told`: the daemon knows the slow-down at once instead of estimating it, as no daemon can. `front_ms` is
+    what the daemon itself takes of each run: telling the worker, and hearing from it.
     """
 
     slowdown: Trace | None = None
     budget: Trace | None = None
     interval_ms: float = 100.0
     told: bool = False
+    front_ms: float = 0.0
 
     def steps(self) -> request_kernels.World:
         """Return both traces as arrays of (time, value), ready to be walked."""
@@ -73,7 +75,13 @@ class World:
         if cap is None:
             cap = np.full(len(times), np.inf)
         return request_kernels.World(
-            slow.time_s, slow.budget_ms, times, limits, cap, self.interval_ms / 1e3
+            slow.time_s,
+            slow.budget_ms,
+            times,
+            limits,
+            cap,
+            self.interval_ms / 1e3,
+            self.front_ms / 1e3,
         )
 
 
@@ -292,7 +300,7 @@ class Daemon:
         """End the run under way, as the daemon's worker would tell, and begin the next."""
         start, now_s = self.running, self.ends_s
         assert start is not None
-        measured_ms = (now_s - self.began_s[start.request.ticket]) * 1e3
+        measured_ms = (now_s - self.began_s[start.request.ticket] - self.world.front_s) * 1e3
         self.filter.observe(measured_ms, self._takes_ms(start), now_s)
         self._read_sensors(now_s)
         self.limits = self.limits._replace(slowdown=self._slowdown(now_s))
@@ -317,7 +325,7 @@ class Daemon:
         run_ms = self.service_ms[number, phi] * (self._takes_ms(start) / self.typical_ms[phi])
         run_ms = (run_ms + self.stall_ms[previous][phi]) * self.slow_at(now_s)
         self.switches += phi != previous
-        self.running, self.ends_s = start, now_s + run_ms / 1e3
+        self.running, self.ends_s = start, now_s + (run_ms / 1e3 + self.world.front_s)
         for request in start.requests:
             self.phi[request.ticket], self.began_s[request.ticket] = phi, now_s
 

@@ -184,6 +184,7 @@ def test_both_loops_serve_alike(
             rng.uniform(0, 60, len(time_s)),
             {"max_phi": rng.integers(0, 3, len(time_s)).astype(float)},
         ),
+        front_ms=0.0 if whole else 0.7,
     )
     readable, fast = (
         serve(
@@ -306,3 +307,23 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     assert again[0] == again[1] != again[2]
     shares = [again[0]["on_time_share"], *(again[0][f"{name}_share"] for name in OUTCOMES[1:])]
     assert sum(map(float, shares)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_the_front_takes_is_time_but_no_slow_down(compiled: bool) -> None:
+    """Each answer takes so much longer; a device whose runs take what was profiled is not slow for that."""
+    workload = Workload.regular(5.0, 50, 30.0)
+    service_ms = np.tile(np.array(three.typical_ms("p95")), (50, 1))
+    plain, fronted = (
+        serve(
+            workload,
+            three,
+            "greedy",
+            world=World(front_ms=front_ms),
+            service_ms=service_ms,
+            compiled=compiled,
+        )
+        for front_ms in (0.0, 5.0)
+    )
+    np.testing.assert_allclose(fronted.latency_ms, plain.latency_ms + 5.0, atol=1e-9)
+    assert np.array_equal(fronted.phi, plain.phi)
