@@ -34,7 +34,7 @@ bind = ["tcp://127.0.0.1:{zmq}"]
 [http]
 port = {http}
 [budget]
-sources = []
+sources = {sources}
 """
 
 
@@ -65,14 +65,16 @@ def process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def daemon(ladder: str | Profile, more: str = "") -> Iterator[Served]:
+def daemon(ladder: str | Profile, more: str = "", sources: Sequence[str] = ()) -> Iterator[Served]:
     """Run `adaphi serve` with `more` lines of TOML until it is warm; a profile saves measuring one."""
     with TemporaryDirectory(prefix="adaphi-bench-") as name:
         folder, ports = Path(name), (free_port(), free_port())
         if isinstance(ladder, Profile):
             ladder.save(folder / "profile.json")
             ladder = "profile.json"
-        config = CONFIG.format(ladder=ladder, more=more, zmq=ports[0], http=ports[1])
+        config = CONFIG.format(
+            ladder=ladder, more=more, zmq=ports[0], http=ports[1], sources=list(sources)
+        )
         (folder / "adaphi.toml").write_text(config)
         with process(["adaphi", "serve", "--config", str(folder / "adaphi.toml")]) as server:
             served = Served(f"tcp://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from adaphi.cli.show import client_line, fidelity_table, print_table
-from adaphi.controller.client import Client
 from adaphi.model_zoo import Profile
 from adaphi.model_zoo.images import example_image
 from adaphi.policies.table import TablePolicy
@@ -28,7 +25,7 @@ from adaphi.sim.importing import import_raw
 from adaphi.sim.live import play
 from adaphi.sim.workload import Workload
 
-from .daemon import CONFIG, free_port, process, wait_for
+from .daemon import daemon
 from .harness import Row
 from .policy import trace_folder
 from .problems import example_profile
@@ -101,10 +98,8 @@ def _both(
     TablePolicy.solve(profile, [learned.budget_ms]).save(here / TABLE)
     chosen = here / TABLE if policy == TABLE else policy
     simulated = simulate(workload, profile, chosen, budget=pushed)
-    with _daemon(here, policy) as address:
-        with Client(address) as client:
-            client.wait_until_ready()
-        live = play(workload, profile, example_image(), address=address, budget=pushed)
+    with daemon(profile, f'policy = "{chosen}"', sources=["pushed"]) as served:
+        live = play(workload, profile, example_image(), address=served.zmq, budget=pushed)
     return Fidelity(simulated, live)
 
 
@@ -126,19 +121,3 @@ def _budgets(path: Path, mapping: str, profile: Profile, seconds: float) -> tupl
     learned, scored = import_raw(path, mapping, median_ms=median_ms).split()
     rows = min(len(scored), int(seconds / ROW_S))
     return learned, Trace(np.arange(rows) * ROW_S, scored.budget_ms[:rows], name=path.stem)
-
-
-@contextmanager
-def _daemon(here: Path, policy: str) -> Iterator[str]:
-    """Run a daemon that is told its budgets, and serves the profile in `here`."""
-    address, port = f"ipc://{here}/adaphi.sock", free_port()
-    config = CONFIG.format(ladder="profile.json", more=f'policy = "{policy}"', zmq=0, http=port)
-    config = config.replace("tcp://127.0.0.1:0", address).replace("[]", '["pushed"]')
-    (here / "adaphi.toml").write_text(config)
-    with ExitStack() as stack:
-        server = stack.enter_context(
-            process(["adaphi", "serve", "--config", str(here / "adaphi.toml")])
-        )
-        if not wait_for(port, server):
-            raise RuntimeError("the daemon does not start")
-        yield address

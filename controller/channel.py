@@ -167,9 +167,8 @@ class WorkerEnd:
             return
         raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
         begin = HEAD.pack(kind, len(body), raw.nbytes) + body
-        sent = self._socket.sendmsg([begin, raw]) - len(
-            begin
-        )  # at once, or the front is woken twice
+        # At once, or the front is woken twice.
+        sent = self._socket.sendmsg([begin, raw]) - len(begin)
         if sent < 0:
             self._socket.sendall(begin[sent:])
         if sent < raw.nbytes:

@@ -164,7 +164,6 @@ class Service:
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
-        self._stage_next()
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
@@ -179,7 +178,7 @@ class Service:
                     return
 
     def _start_next(self) -> None:
-        """Give the worker its next request, if it is free and there is one."""
+        """Give the worker its next request, if it is free and there is one; prepare the one after it."""
         while self.ready and self.running is None:
             began = time.perf_counter()
             now_s = self._now()
@@ -191,6 +190,9 @@ class Service:
                 self.refuse(chosen.request.ticket, chosen.error)
             else:
                 self._run(chosen, now_s)
+        following = self.scheduler.first
+        if self.running is not None and following is not None:
+            self.supervisor.stage(following.tensor)  # it is copied while the worker works
 
     def _run(self, start: Start, now_s: float) -> None:
         requests, decision = start.requests, start.decision
@@ -204,7 +206,6 @@ class Service:
             self.metrics.count_batch(decision.phi, len(requests))
         if self.scheduler.controller.learns:
             self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
-        self._stage_next()
 
     def _order(self, start: Start) -> worker.Run:
         """Return what the worker is told: a batch has its size before the shape, and its own labels."""
@@ -218,12 +219,6 @@ class Service:
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
             run.shape = (len(run.tops), *tensor.shape)
         return run
-
-    def _stage_next(self) -> None:
-        """Prepare, while the worker works, what is likely to run next."""
-        following = self.scheduler.first
-        if self.running is not None and following is not None:
-            self.supervisor.stage(following.tensor)
 
     def _free(self) -> None:
         self.running = None
