@@ -200,7 +200,7 @@ class Daemon:
 
     # ---------------------------------------------------------------------------- clients
 
-    def _on_client_message(self, client: Peer, message: list[zmq.Frame]) -> None:
+    def _on_client_message(self, client: Peer, message: list[Any]) -> None:
         try:
             if sum(map(len, message)) > self.max_message_bytes:
                 limit_mb = self.config.zmq.max_message_mb
@@ -295,7 +295,7 @@ class Daemon:
             self.service.read_sensors()
 
     def _send(self, client: Peer, frames: list[Any]) -> None:
-        if not self.routers.send(client, frames):
+        if not client.send(frames):
             log.debug("a client went away before its answer")
 
     def _send_ok(self, client: Peer, id: int, waiting: tuple[int, ...] = ()) -> None:
@@ -502,9 +502,9 @@ def _own(address: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _id_of(message: list[zmq.Frame]) -> int | None:
+def _id_of(message: list[Any]) -> int | None:
     """Return the id in a message that was refused, if it can still be read."""
     try:
-        return protocol.decode(HelloHeader, message[2].bytes).id
+        return protocol.decode(HelloHeader, bytes(message[2])).id
     except (IndexError, RequestError):
         return None
