@@ -87,7 +87,7 @@ class _Talk:
             tensor = tensor.copy()
         header = InferHeader(
             id=next(self._asker.ids),
-            dtype=tensor.dtype.name,
+            dtype=protocol.name_of(tensor.dtype),
             shape=tensor.shape,
             deadline_ms=deadline_ms,
             reading_ms=reading_ms,
@@ -231,9 +231,8 @@ class Client(_Talk):
 
     def _ask(self, call: Call) -> Answer | OkHeader:
         with self._lock:
-            self._connection.take(
-                self._asker
-            )  # what happened since the last call is not about this one
+            if self._connection.has_news():  # what happened since the last call is not about this
+                self._connection.take(self._asker)
             self._asker.ask(call)
             try:
                 while call.result is None:

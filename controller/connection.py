@@ -37,6 +37,10 @@ _numbers = count(1)
 class Connection(Line, Protocol):
     """What both clients need: all of it but `wait` returns at once."""
 
+    def has_news(self) -> bool:
+        """Say whether there is something to take, at little cost."""
+        ...
+
     def take(self, asker: Asker) -> None:
         """Give the asker what has arrived and what has happened."""
         ...
@@ -104,9 +108,21 @@ class PlainConnection:
         self._drop()
         self._watch()
 
+    def has_news(self) -> bool:
+        """Say whether something arrived or ended, or the connection is still being made."""
+        stream = self._stream
+        return stream is None or not stream.wire.is_open or bool(self._poll.poll(0))
+
     def take(self, asker: Asker) -> None:
         """Give the asker what has arrived and what has happened."""
-        self._advance(asker)
+        stream = self._stream
+        if stream is None:
+            if time.monotonic() >= self._next_s:
+                self._begin()
+        elif stream.wire.is_open:
+            self._take_messages(stream, asker)
+        else:
+            self._advance(stream, asker)
         self._watch()
 
     def wait(self, asker: Asker, wait_s: float) -> None:
@@ -117,11 +133,12 @@ class PlainConnection:
         if stream is None:
             time.sleep(wait_s)
         else:
-            writes = not self._connected or stream.is_behind
-            self._poll.register(
-                stream.socket, select.POLLIN | select.POLLOUT if writes else select.POLLIN
-            )
-            self._poll.poll(math.ceil(wait_s * 1e3))
+            if not self._connected or stream.is_behind:
+                self._poll.modify(stream.socket, select.POLLIN | select.POLLOUT)
+                self._poll.poll(math.ceil(wait_s * 1e3))
+                self._poll.modify(stream.socket, select.POLLIN)
+            else:
+                self._poll.poll(math.ceil(wait_s * 1e3))
         self.take(asker)
 
     def listen(self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], object]) -> None:
@@ -133,46 +150,42 @@ class PlainConnection:
         """End the connection for good."""
         self.hang_up()
 
-    def _advance(self, asker: Asker) -> None:
-        stream = self._stream
-        if stream is None:
-            if time.monotonic() >= self._next_s:
-                self._begin()
-            return
-        was_open = stream.wire.is_open
+    def _take_messages(self, stream: Stream, asker: Asker) -> None:
         try:
-            messages = self._exchange(stream)
-        except Mismatch:
-            self._fail()
-            asker.on_event(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-            return
+            if stream.is_behind:
+                stream.flush()
+            messages = stream.receive()
         except (OSError, EOFError, Broken):
             self._fail()
-            if was_open:
-                asker.on_event(zmq.EVENT_DISCONNECTED)
+            asker.on_event(zmq.EVENT_DISCONNECTED)
             return
-        if stream.wire.is_open and not was_open:
-            self._pause_s = FIRST_PAUSE_S
-            asker.on_event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         for message in messages:
             asker.on_message(message)
 
-    def _exchange(self, stream: Stream) -> list[list[Any]]:
-        """Send and receive what can be; raise what ends the connection."""
-        if not stream.wire.is_open and time.monotonic() >= self._next_s:
-            raise TimeoutError(f"no connection within {CONNECT_S} s")
-        if not self._connected:
-            _, where = address_of(self._address)
-            code = stream.socket.connect_ex(where)
-            if code in (errno.EINPROGRESS, errno.EALREADY):
-                return []
-            if code not in (0, errno.EISCONN):
-                raise OSError(code, "cannot connect")
-            self._connected = True
-            stream.flush()
-        elif stream.is_behind:
-            stream.flush()
-        return stream.receive()
+    def _advance(self, stream: Stream, asker: Asker) -> None:
+        """Go on with a connection that is being made, as far as that goes."""
+        try:
+            if time.monotonic() >= self._next_s:
+                raise TimeoutError(f"no connection within {CONNECT_S} s")
+            if self._connected or self._has_connected(stream):
+                stream.flush()
+                stream.receive()  # a handshake; a daemon says nothing unasked
+        except Mismatch:
+            self._fail()
+            asker.on_event(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        except (OSError, EOFError, Broken):
+            self._fail()
+        if self._stream is stream and stream.wire.is_open:
+            self._pause_s = FIRST_PAUSE_S
+            asker.on_event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+    def _has_connected(self, stream: Stream) -> bool:
+        _, where = address_of(self._address)
+        code = stream.socket.connect_ex(where)
+        if code not in (0, errno.EISCONN, errno.EINPROGRESS, errno.EALREADY):
+            raise OSError(code, "cannot connect")
+        self._connected = code in (0, errno.EISCONN)
+        return self._connected
 
     def _begin(self) -> None:
         self._next_s = time.monotonic() + CONNECT_S
@@ -181,6 +194,7 @@ class PlainConnection:
             plain = socket.socket(family)
             tune(plain)
             self._stream = Stream(plain, b"DEALER", MAX_ANSWER_BYTES)
+            self._poll.register(plain, select.POLLIN)
             code = plain.connect_ex(where)
             if code not in (0, errno.EINPROGRESS):
                 raise OSError(code, "cannot connect")
@@ -295,6 +309,10 @@ class SecureConnection:
         """End the connection; the socket makes no other until `dial`."""
         with suppress(zmq.ZMQError):  # refused once, ZeroMQ itself has forgotten the address
             self._socket.disconnect(self._address)
+
+    def has_news(self) -> bool:
+        """Say whether anything became of the connection."""
+        return is_readable(self._monitor)
 
     def take(self, asker: Asker) -> None:
         """Give the asker all: messages first, for the last one on a connection that is lost still counts."""

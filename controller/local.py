@@ -7,11 +7,12 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .stream import Stream, address_of, tune
-from .zmtp import Broken
+from .zmtp import Allocate, Broken, allocate
 
 log = logging.getLogger("adaphi")
 
@@ -32,11 +33,12 @@ class LocalPeer:
         self,
         plain: socket.socket,
         limit_bytes: int,
+        allocate: Allocate,
         on_message: OnMessage,
         on_end: Callable[[LocalPeer], None],
     ) -> None:
         tune(plain)
-        self._stream = Stream(plain, b"ROUTER", limit_bytes)
+        self._stream = Stream(plain, b"ROUTER", limit_bytes, allocate)
         self._on_message, self._on_end = on_message, on_end
         self._loop = asyncio.get_running_loop()
         self._writes = False
@@ -109,12 +111,25 @@ class LocalPeer:
 class LocalRouter:
     """Listens at one address and gives `on_message(peer, frames)` what arrives.
 
-    A frame or a message of more than `limit_bytes` ends its connection. Raises `OSError` if it cannot listen.
+    A frame or a message of more than `limit_bytes` ends its connection; long frames go where `allocate` says.
+    Raises `OSError` if it cannot listen.
     """
 
-    def __init__(self, address: str, limit_bytes: int, on_message: OnMessage) -> None:
+    def __init__(
+        self,
+        address: str,
+        limit_bytes: int,
+        on_message: OnMessage,
+        allocate: Allocate = allocate,
+    ) -> None:
         family, where = address_of(address)
-        self._limit_bytes, self._on_message = limit_bytes, on_message
+        self._new_peer = partial(
+            LocalPeer,
+            limit_bytes=limit_bytes,
+            allocate=allocate,
+            on_message=on_message,
+            on_end=self._forget,
+        )
         self._peers: set[LocalPeer] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -156,5 +171,7 @@ class LocalRouter:
                 self._loop.remove_reader(self._listener)
                 self._timer = self._loop.call_later(FULL_PAUSE_S, self._listen)
                 return
-            peer = LocalPeer(plain, self._limit_bytes, self._on_message, self._peers.discard)
-            self._peers.add(peer)
+            self._peers.add(self._new_peer(plain))
+
+    def _forget(self, peer: LocalPeer) -> None:
+        self._peers.discard(peer)

@@ -154,6 +154,12 @@ class Answer:
     top: tuple[tuple[str, float], ...] = ()
 
 
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return what a header calls a type (numpy works its names out anew each time)."""
+    return dtype.name
+
+
 Header = TypeVar("Header", bound=msgspec.Struct)
 _encoder = msgspec.msgpack.Encoder()
 

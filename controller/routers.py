@@ -13,6 +13,7 @@ from ..errors import ConfigError, StartupError
 from .local import LocalPeer, LocalRouter
 from .pump import Pump
 from .security import DOMAIN, Pair, guard, load_pair
+from .zmtp import Allocate, allocate
 
 
 class Remote(NamedTuple):
@@ -33,7 +34,8 @@ Peer: TypeAlias = LocalPeer | Remote
 class Routers:
     """The daemon's ROUTER sockets; `on_message(peer, frames)` gets what arrives.
 
-    Addresses beyond this machine are served only to clients with a key that lies in `client_keys`. Raises
+    `allocate` gives the memory of long frames that come from this machine. Addresses beyond it
+    are served only to clients with a key that lies in `client_keys`. Raises
     `StartupError` if an address is taken, `ConfigError` if the daemon's own keys cannot be used.
     """
 
@@ -43,8 +45,9 @@ class Routers:
         config: Zmq,
         on_message: Callable[[Peer, list[Any]], None],
         on_refusal: Callable[[], object],
+        allocate: Allocate = allocate,
     ) -> None:
-        self._context, self._on_message = context, on_message
+        self._context, self._on_message, self._allocate = context, on_message, allocate
         # A message somewhat too large is refused in words; one far too large ends its connection
         # before it fills the memory.
         self._limit_bytes = 4 * config.max_message_bytes
@@ -76,7 +79,9 @@ class Routers:
 
     def _open_local(self, address: str) -> None:
         try:
-            self._all.append(LocalRouter(address, self._limit_bytes, self._on_message))
+            self._all.append(
+                LocalRouter(address, self._limit_bytes, self._on_message, self._allocate)
+            )
         except OSError as error:
             raise _taken(address, error) from None
 

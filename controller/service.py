@@ -103,6 +103,7 @@ class Service:
         self.limits = Limits()
         self.running: Running | None = None
         self.resident: frozenset[int] = frozenset()
+        self._resident: tuple[int, ...] = ()  # the same, as the worker tells it
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
@@ -227,7 +228,7 @@ class Service:
 
     # ---------------------------------------------------------------------------- the worker
 
-    def on_up(self, resident: frozenset[int]) -> None:
+    def on_up(self, resident: tuple[int, ...]) -> None:
         """A worker is warm: serve."""
         self._ordered = None
         self.on_kept(resident)
@@ -245,9 +246,9 @@ class Service:
         running = self.running
         if running is None or running.key != done.key:
             return
-        start, phi = running.start, running.start.decision.phi
+        start, phi, now_s = running.start, running.start.decision.phi, self._now()
         answers = [
-            (request, self._header(running, request, answer), output)
+            (request, self._header(running, request, answer, now_s), output)
             for request, answer, output in _each(start, done, tensor)
             if request in running.waiting
         ]
@@ -256,9 +257,8 @@ class Service:
         if not somebody_waits:
             _reply(answers)
         if not done.cold:
-            takes_ms = self.scheduler.takes_ms(start)
-            self.slowdown.observe(done.inference_ms, takes_ms, self._now())
-        self.on_kept(frozenset(done.resident))
+            self.slowdown.observe(done.inference_ms, self.scheduler.takes_ms(start), now_s)
+        self.on_kept(done.resident)
         for request, header, _ in answers:
             self._report(running, request, not header.late)
         self._free()
@@ -274,11 +274,11 @@ class Service:
                 outcome = "late" if header.late else "ok"
                 self._record(running, request, outcome, alone_ms, header.latency_ms)
 
-    def on_kept(self, resident: frozenset[int]) -> None:
-        """Note what is resident now."""
-        if resident != self.resident:
-            self.resident = resident
-            self.metrics.show_resident(resident)
+    def on_kept(self, resident: tuple[int, ...]) -> None:
+        """Note what is resident now, in ascending order."""
+        if resident != self._resident:
+            self._resident, self.resident = resident, frozenset(resident)
+            self.metrics.show_resident(self.resident)
         self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:
@@ -374,9 +374,10 @@ class Service:
 
     # ---------------------------------------------------------------------------- answers
 
-    def _header(self, running: Running, request: Request, done: worker.Done) -> AnswerHeader:
+    def _header(
+        self, running: Running, request: Request, done: worker.Done, now_s: float
+    ) -> AnswerHeader:
         phi = running.start.decision.phi
-        now_s = self._now()
         return AnswerHeader(
             id=request.ticket.id,
             phi=phi,

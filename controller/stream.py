@@ -43,9 +43,15 @@ def tune(plain: socket.socket) -> None:
 class Stream:
     """A socket of this `kind` (ROUTER, DEALER); it takes no more while `limit_bytes` are unsent."""
 
-    def __init__(self, plain: socket.socket, kind: bytes, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        plain: socket.socket,
+        kind: bytes,
+        limit_bytes: int,
+        allocate: zmtp.Allocate = zmtp.allocate,
+    ) -> None:
         self.socket = plain
-        self.wire = zmtp.Wire(kind, limit_bytes)
+        self.wire = zmtp.Wire(kind, limit_bytes, allocate)
         self._limit_bytes = limit_bytes
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0

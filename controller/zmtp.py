@@ -12,7 +12,7 @@ frame is read straight into memory of its own.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ PARTNERS = {b"ROUTER": (b"DEALER", b"REQ", b"ROUTER"), b"DEALER": (b"ROUTER", b"
 """Who may talk to whom, by the kinds of their sockets."""
 
 _LENGTH, _HEAD = struct.Struct(">Q"), struct.Struct(">BQ")
+
+
+Allocate = Callable[[int], memoryview]
 
 
 class Broken(Exception):
@@ -68,20 +71,26 @@ def _put(parts: list[Any], short: bytearray, flags: int, frame: Any) -> bytearra
     return bytearray()
 
 
+def allocate(size: int) -> memoryview:
+    """Return memory for a long frame; it holds anything."""
+    return np.empty(size, np.uint8).data
+
+
 class Wire:
     """One side of a connection: takes what arrives, and gives messages.
 
     Write the next bytes into `buffer()`, tell how many with `received`, and send what lies in `answers` then.
-    A frame, and a message, has at most `limit_bytes`. `is_open` says whether the handshake is done.
+    A frame, and a message, has at most `limit_bytes`; `allocate` gives the memory of long frames. `is_open`
+    says whether the handshake is done.
     """
 
-    def __init__(self, kind: bytes, limit_bytes: int) -> None:
+    def __init__(self, kind: bytes, limit_bytes: int, allocate: Allocate = allocate) -> None:
         self.is_open = False
         # A client waits for the other's security before it names its own: one who does not know it would
         # close the connection at once, and the client would not learn why.
         self._said = SIGNATURE_BYTES if kind == b"DEALER" else GREETING_BYTES
         self.answers = [greeting()[: self._said]]
-        self._kind, self._limit_bytes = kind, limit_bytes
+        self._kind, self._limit_bytes, self._allocate = kind, limit_bytes, allocate
         self._greeted = False
         self._staging = bytearray(STAGING_BYTES)
         self._view = memoryview(self._staging)
@@ -130,7 +139,7 @@ class Wire:
 
     def _begin_long(self, flags: int, length: int, start: int) -> None:
         """Let the rest of a frame, whose first bytes are in the staging, go into memory of its own."""
-        self._long, self._flags = np.empty(length, np.uint8).data, flags
+        self._long, self._flags = self._allocate(length), flags
         self._filled = self._end - start
         self._long[: self._filled] = self._view[start : self._end]
         self._begin = self._end = 0
