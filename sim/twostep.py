@@ -1,0 +1,134 @@
+"""A table replayed from readings two steps at a time, for at most four variants and fifteen cuts.
+
+**Index.** Two steps depend on three rows: the first is read, the second pays and is read, the third pays. A
+row matters through how many cuts it has reached, four bits: three rows are one of 4,096 words.
+
+**Word.** 16 bits for each active variant m ≤ 3: the low byte is the outcome of the second step, the high byte
+that of the first. Of an outcome, bits 4 and 5 are what is chosen, bit 6 whether it is on time, bit 7
+whether it is a switch. The choice times sixteen is where the next word's 16 bits begin, so that
+
+    s ← words[r₀, r₁, r₂] >> (s & 63)
+
+is two steps. Counts of some hundred rows stay in the nearest cache: memory sees rows and decisions alone.
+
+All integers are exact, so decisions and totals are those of `packed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .kernels import AT_ONCE, Bytes, Counts, Floats, Pairs, Words, few, njit, reached
+
+MOST_VARIANTS = 4
+LEAST_ROWS = 1 << 16
+"""Below it the words take longer than they save."""
+_SOME = 256  # pairs of steps whose counts lie in the nearest cache
+_ONES = 0x0101010101010101  # bit 0 of eight bytes
+_SECONDS = 0x00FF00FF00FF00FF  # the outcomes of second steps
+
+
+def pays(rows: int, cuts: int, variants: int) -> bool:
+    """Return whether a replay of so many rows is possible here, and quicker than elsewhere."""
+    return rows >= LEAST_ROWS and cuts <= AT_ONCE and variants <= MOST_VARIANTS
+
+
+def play_double(
+    budget: Floats, cuts: Floats, singles: Words, variants: int
+) -> tuple[Bytes, Counts, int]:
+    """Return what `packed.play` does, given its words (R, R) of single steps; R is one more than cuts."""
+    steps = len(budget) - 1
+    outcomes = np.empty(-(-steps // 8), np.uint64)
+    outcomes[-1] = 0
+    pairs = outcomes.view(np.uint16)[: -(-steps // 2)]
+    _walk_compiled(budget, few(cuts), double_words(singles, variants), pairs)
+    sums = np.zeros(5, np.int64)
+    _tally_compiled(outcomes, sums)
+    every, odd, high, both, switches = sums.tolist()
+    on_time = np.array([every - odd - high + both, odd - both, high - both, both])
+    return outcomes.view(np.uint8)[:steps], on_time[:variants], switches
+
+
+def double_words(singles: Words, variants: int) -> Words:
+    """Return the words (4096,) of all counts of three rows, given those of two (R, R)."""
+    words = np.zeros((16, 16, 16), np.uint64)
+    _double_compiled(singles, variants, words)
+    return words.ravel()
+
+
+@njit(cache=True, nogil=True)
+def _double_compiled(singles: Words, variants: int, words: Words) -> None:
+    bins, where, eight = len(singles), np.uint64(0x38), np.uint64(8)
+    for first, second, third in np.ndindex(bins, bins, bins):
+        for m in range(variants):
+            one = singles[first, second] >> np.uint64(8 * m)
+            two = singles[second, third] >> (one & where)
+            halves = _wider(one) << eight | _wider(two)
+            words[first, second, third] |= halves << np.uint64(16 * m)
+
+
+@njit(cache=True, nogil=True)
+def _wider(outcome: Any) -> Any:
+    """Return an outcome whose choice is times sixteen instead of times eight."""
+    return outcome & np.uint64(0xC0) | (outcome & np.uint64(0x18)) << np.uint64(1)
+
+
+@njit(cache=True, nogil=True)
+def _walk_compiled(budget: Floats, cuts: tuple[float, ...], words: Words, outcomes: Pairs) -> None:
+    thirds, pairs = np.empty(_SOME + 1, np.int64), np.empty(_SOME, np.int64)
+    threes = np.empty(_SOME, np.int64)
+    thirds[0] = reached(budget[0], cuts)
+    state, last = np.uint64(0), np.uint64(63)
+    whole = (len(budget) - 1) // 2
+    for start in range(0, whole, _SOME):
+        some = outcomes[start : min(start + _SOME, whole)]
+        rows = budget[2 * start + 1 : 2 * (start + len(some)) + 1]
+        for i in range(len(some)):
+            third = reached(rows[2 * i + 1], cuts)
+            pairs[i] = reached(rows[2 * i], cuts) * 16 + third
+            thirds[i + 1] = third
+        for i in range(len(some)):
+            threes[i] = thirds[i] * 256 + pairs[i]
+        for i in range(len(some)):
+            state = words[np.uint64(threes[i])] >> (state & last)
+            some[i] = state
+        thirds[0] = thirds[len(some)]
+    if whole < len(outcomes):  # a last step alone
+        three = thirds[0] * 256 + reached(budget[-1], cuts) * 16
+        outcomes[whole] = (words[three] >> (state & last)) & np.uint64(0xFF00)
+
+
+@njit(cache=True, nogil=True)
+def _tally_compiled(outcomes: Words, sums: Counts) -> None:
+    """Add up who is on time (all; with bit 4, bit 5, both) and the switches; outcomes become choices."""
+    ones, seconds, eight = np.uint64(_ONES), np.uint64(_SECONDS), np.uint64(8)
+    four, five, six, seven = np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
+    for start in range(0, len(outcomes), 255):  # so that no sum of bytes passes a byte
+        some = outcomes[start : start + 255]
+        every = odd = high = both = switches = np.uint64(0)
+        for i in range(len(some)):
+            word = some[i]
+            on_time = (word >> six) & ones
+            one, two = on_time & (word >> four), on_time & (word >> five)
+            every += on_time
+            odd += one
+            high += two
+            both += one & two
+            switches += (word >> seven) & ones
+            choices = (word >> four) & np.uint64(3 * _ONES)
+            some[i] = ((choices & seconds) << eight) | ((choices >> eight) & seconds)
+        sums[0] += _across(every)
+        sums[1] += _across(odd)
+        sums[2] += _across(high)
+        sums[3] += _across(both)
+        sums[4] += _across(switches)
+
+
+@njit(cache=True, nogil=True)
+def _across(word: Any) -> Any:
+    """Return the sum of the bytes of a word."""
+    seconds = np.uint64(_SECONDS)
+    pairs = (word & seconds) + ((word >> np.uint64(8)) & seconds)
+    return np.int64((pairs * np.uint64(0x0001000100010001)) >> np.uint64(48))
