@@ -68,12 +68,12 @@ def play(
     `budget` (T,), `edges` (E − 1,) as readings are compared with, `table` (E, M), `need` (M, M). The reading
     of a step is the budget before, or that of `readings` (T − 1,). φ = 0 is active first.
     """
+    if compiled and readings is None:
+        played = twostep.play_double(budget, edges, table, need)
+        if played is not None:
+            return played
     changes = (table[1:] != table[:-1]).any(axis=1)
     edges, table = edges[changes], table[np.append(True, changes)]
-    cuts = np.unique(np.concatenate([edges, need.ravel()]))
-    if compiled and readings is None and twostep.pays(len(budget), len(cuts), len(need)):
-        words = _words(cuts, cuts, edges, table, need)
-        return twostep.play_double(budget, cuts, words, len(need))
     if len(need) <= MOST_VARIANTS and len(edges) + need.size <= MOST_CUTS:
         bins = find_bins(budget, edges, need, readings, compiled=compiled)
         return play_bins(bins, edges, table, need, compiled=compiled)
@@ -106,7 +106,8 @@ def play_bins(
     bins: Bins, edges: Floats, table: Bytes, need: Floats, *, compiled: bool = COMPILED
 ) -> tuple[Bytes, Counts, int]:
     """Return what `play` does, on bins that were found for these edges and needs."""
-    words = _words(bins.reading_cuts, bins.budget_cuts, edges, table, need)
+    find_words = twostep.single_words if compiled else _words
+    words = find_words(bins.reading_cuts, bins.budget_cuts, edges, table, need)
     steps, variants = len(bins.readings), len(need)
     outcomes = np.zeros(-(-steps // 8), np.uint64)
     pairs = np.empty(steps, np.uint16)

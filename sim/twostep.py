@@ -23,27 +23,29 @@ import numpy as np
 from .kernels import AT_ONCE, Bytes, Counts, Floats, Pairs, Words, few, njit, reached
 
 MOST_VARIANTS = 4
-LEAST_ROWS = 1 << 16
+LEAST_STEPS = 1 << 15
 """Below it the words take longer than they save."""
 _SOME = 256  # pairs of steps whose counts lie in the nearest cache
 _ONES = 0x0101010101010101  # bit 0 of eight bytes
 _SECONDS = 0x00FF00FF00FF00FF  # the outcomes of second steps
 
 
-def pays(rows: int, cuts: int, variants: int) -> bool:
-    """Return whether a replay of so many rows is possible here, and quicker than elsewhere."""
-    return rows >= LEAST_ROWS and cuts <= AT_ONCE and variants <= MOST_VARIANTS
-
-
 def play_double(
-    budget: Floats, cuts: Floats, singles: Words, variants: int
-) -> tuple[Bytes, Counts, int]:
-    """Return what `packed.play` does, given its words (R, R) of single steps; R is one more than cuts."""
-    steps = len(budget) - 1
+    budget: Floats, edges: Floats, table: Bytes, need: Floats
+) -> tuple[Bytes, Counts, int] | None:
+    """Return what `packed.play` does, or None where that is quicker."""
+    steps, variants = len(budget) - 1, len(need)
+    if steps < LEAST_STEPS or variants > MOST_VARIANTS:
+        return None
+    cuts = _cuts_compiled(edges, table, need)
+    if len(cuts) > AT_ONCE:
+        return None
+    words = np.zeros((16, 16, 16), np.uint64)
+    _double_compiled(single_words(cuts, cuts, edges, table, need), variants, words)
     outcomes = np.empty(-(-steps // 8), np.uint64)
     outcomes[-1] = 0
     pairs = outcomes.view(np.uint16)[: -(-steps // 2)]
-    _walk_compiled(budget, few(cuts), double_words(singles, variants), pairs)
+    _walk_compiled(budget, few(cuts), words.ravel(), pairs)
     sums = np.zeros(5, np.int64)
     _tally_compiled(outcomes, sums)
     every, odd, high, both, switches = sums.tolist()
@@ -51,11 +53,35 @@ def play_double(
     return outcomes.view(np.uint8)[:steps], on_time[:variants], switches
 
 
-def double_words(singles: Words, variants: int) -> Words:
-    """Return the words (4096,) of all counts of three rows, given those of two (R, R)."""
-    words = np.zeros((16, 16, 16), np.uint64)
-    _double_compiled(singles, variants, words)
-    return words.ravel()
+@njit(cache=True, nogil=True)
+def _cuts_compiled(edges: Floats, table: Bytes, need: Floats) -> Floats:
+    """Return the needs and those edges at which the table changes, ascending, each once."""
+    cuts = np.empty(len(edges) + need.size)
+    cuts[: need.size] = need.ravel()
+    count = need.size
+    for i in range(len(edges)):
+        if (table[i + 1] != table[i]).any():
+            cuts[count] = edges[i]
+            count += 1
+    return np.unique(cuts[:count])
+
+
+@njit(cache=True, nogil=True)
+def single_words(
+    reading_cuts: Floats, budget_cuts: Floats, edges: Floats, table: Bytes, need: Floats
+) -> Words:
+    """Return the words of single steps (R, B), as `packed` has them."""
+    words = np.zeros((len(reading_cuts) + 1, len(budget_cuts) + 1), np.uint64)
+    row = 0
+    for r, b in np.ndindex(words.shape):
+        while r and row < len(edges) and edges[row] <= reading_cuts[r - 1]:
+            row += 1
+        for m in range(len(need)):
+            chosen = table[row, m]
+            on_time = b > 0 and budget_cuts[b - 1] >= need[m, chosen]
+            outcome = (chosen << 3) + (on_time << 6) + ((chosen != m) << 7)
+            words[r, b] |= np.uint64(outcome) << np.uint64(8 * m)
+    return words
 
 
 @njit(cache=True, nogil=True)

@@ -56,7 +56,7 @@ def by_the_rules(
 @pytest.mark.parametrize("variants", [1, 2, 3, 4])
 def test_two_steps_at_a_time_are_two_steps(variants: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Walked in pairs, odd ends and chunks included, a table decides and scores as row by row."""
-    monkeypatch.setattr(twostep, "LEAST_ROWS", 0)
+    monkeypatch.setattr(twostep, "LEAST_STEPS", 0)
     random = np.random.default_rng(variants)
     played = []
     monkeypatch.setattr(
