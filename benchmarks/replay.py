@@ -58,6 +58,15 @@ def run(quick: bool = False) -> list[Row]:
             compiled=compiled,
         )
 
+    def dear(switch: float) -> None:
+        best_path(budget, need, costs.quality, objective.miss_cost, switch)
+
+    def best_of_eight() -> None:
+        """Choose among eight variants, each switch with a stall of its own."""
+        stall = np.random.default_rng(0).uniform(0, 1, (8, 8)) * (1 - np.eye(8))
+        latency, quality = np.geomspace(8, 40, 8), np.linspace(0.6, 0.8, 8)
+        best_path(budget, latency + stall, quality, objective.miss_cost, objective.switch_cost)
+
     def best_by_steps() -> None:
         """Back up the first rows one numpy step after the other."""
         value, penalty = np.zeros(len(costs)), 0.01 * (1 - np.eye(len(costs)))
@@ -72,6 +81,7 @@ def run(quick: bool = False) -> list[Row]:
         lambda: from_bins(False),
         lambda: replay(trace, profile, policy),
     )
+    read = seconds(budget.max)[0]
     steps, chunks = seconds(best_by_steps, lambda: best(False), repeat=3)
     loop_rate, steps_rate = million / 20 / loop, million / 20 / steps
     by_loop, by_steps = ("loop over lists", loop_rate), ("numpy by steps", steps_rate)
@@ -84,12 +94,20 @@ def run(quick: bool = False) -> list[Row]:
         floats, bytes_, sure = seconds(
             lambda: from_floats(True), lambda: from_bins(True), lambda: best(True)
         )
-        bound = seconds(lambda: clairvoyant(trace, profile))[0]
+        bound, half, two, eight = seconds(
+            lambda: clairvoyant(trace, profile), lambda: dear(0.5), lambda: dear(2.0), best_of_eight
+        )
         figures += [
             ("replay from readings, compiled", million / floats, *by_loop, "≥ 1000"),
             ("replay from bins, compiled", million / bytes_, *by_loop, "≥ 1000"),
             ("clairvoyant, compiled", million / sure, *by_steps, "≥ 200"),
             ("sim.clairvoyant, whole call", million / bound, *by_steps, ""),
+            ("clairvoyant, compiled, a switch costs 0.5", million / half, *by_steps, ""),
+            ("clairvoyant, compiled, a switch costs 2", million / two, *by_steps, ""),
+            ("clairvoyant, compiled, eight variants", million / eight, *by_steps, ""),
         ]
-    figures.append(("sim.replay, whole call", million / whole, *by_loop, ""))
+    figures += [
+        ("sim.replay, whole call", million / whole, *by_loop, ""),
+        ("budgets only read, their maximum", million / read, *by_loop, ""),
+    ]
     return [Row(what, rate, "M steps/s", "more", *rest) for what, rate, *rest in figures]
