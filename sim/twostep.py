@@ -25,7 +25,7 @@ from .kernels import AT_ONCE, Bytes, Counts, Floats, Pairs, Words, few, njit, re
 MOST_VARIANTS = 4
 LEAST_STEPS = 1 << 15
 """Below it the words take longer than they save."""
-_SOME = 256  # pairs of steps whose counts lie in the nearest cache
+_SOME = 128  # pairs of steps whose counts lie in the nearest cache
 _ONES = 0x0101010101010101  # bit 0 of eight bytes
 _SECONDS = 0x00FF00FF00FF00FF  # the outcomes of second steps
 
@@ -103,27 +103,24 @@ def _wider(outcome: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _walk_compiled(budget: Floats, cuts: tuple[float, ...], words: Words, outcomes: Pairs) -> None:
-    thirds, pairs = np.empty(_SOME + 1, np.int64), np.empty(_SOME, np.int64)
-    threes = np.empty(_SOME, np.int64)
-    thirds[0] = reached(budget[0], cuts)
-    state, last = np.uint64(0), np.uint64(63)
+    counts = np.empty(2 * _SOME, np.int64)
+    four, eight = np.uint64(4), np.uint64(8)
+    read, state, last = np.uint64(reached(budget[0], cuts)), np.uint64(0), np.uint64(63)
     whole = (len(budget) - 1) // 2
     for start in range(0, whole, _SOME):
         some = outcomes[start : min(start + _SOME, whole)]
         rows = budget[2 * start + 1 : 2 * (start + len(some)) + 1]
+        for i in range(len(rows)):
+            counts[i] = reached(rows[i], cuts)
         for i in range(len(some)):
-            third = reached(rows[2 * i + 1], cuts)
-            pairs[i] = reached(rows[2 * i], cuts) * 16 + third
-            thirds[i + 1] = third
-        for i in range(len(some)):
-            threes[i] = thirds[i] * 256 + pairs[i]
-        for i in range(len(some)):
-            state = words[np.uint64(threes[i])] >> (state & last)
+            second, third = np.uint64(counts[2 * i]), np.uint64(counts[2 * i + 1])
+            state = words[read << eight | second << four | third] >> (state & last)
             some[i] = state
-        thirds[0] = thirds[len(some)]
+            read = third
     if whole < len(outcomes):  # a last step alone
-        three = thirds[0] * 256 + reached(budget[-1], cuts) * 16
-        outcomes[whole] = (words[three] >> (state & last)) & np.uint64(0xFF00)
+        second = np.uint64(reached(budget[-1], cuts))
+        state = words[read << eight | second << four] >> (state & last)
+        outcomes[whole] = state & np.uint64(0xFF00)
 
 
 @njit(cache=True, nogil=True)
