@@ -32,20 +32,26 @@ class Row:
         return one / other if self.better == "more" else other / one
 
 
-def seconds(*functions: Callable[[], object], repeat: int = 7, number: int = 1) -> list[float]:
+def seconds(
+    *functions: Callable[[], object],
+    repeat: int = 7,
+    number: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Return the median seconds of one call of each function, the functions taking turns.
 
-    Turns make drift of the machine's speed fall on all alike. One call of each warms up first.
+    Turns make drift of the machine's speed fall on all alike. One call of each warms up first. `clock` may be
+    `time.thread_time`, which stands still while others have the core.
     """
     samples: list[list[float]] = [[] for _ in functions]
     for function in functions:
         function()
     for _ in range(repeat):
         for function, taken in zip(functions, samples, strict=True):
-            began = time.perf_counter()
+            began = clock()
             for _ in range(number):
                 function()
-            taken.append((time.perf_counter() - began) / number)
+            taken.append((clock() - began) / number)
     return [median(taken) for taken in samples]
 
 

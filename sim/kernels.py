@@ -1,8 +1,8 @@
 """The loops that a replay spends its time in: compiled where numba is installed, numpy elsewhere.
 
 Both forms of each return the same integers, so every score built from them is the same bit for bit.
-`walk` replays a table; `tally` counts the outcome of any decisions; `find` finds bins. `packed` replays
-tables faster, `optimum` has the clairvoyant.
+`walk` replays a table; `tally` counts the outcome of any decisions; `find` finds bins. `packed` and `twostep`
+replay tables faster, `optimum` has the clairvoyant.
 Shapes: T rows, M variants, E bins; `need` (M, M) is L_a + S_ma for row m and column a.
 """
 
@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Counts = NDArray[np.int64]
+Pairs = NDArray[np.uint16]
+Words = NDArray[np.uint64]
 
 MOST_CUTS = 255
 """Of values whose bins are bytes."""
+AT_ONCE = 15
+"""Cuts that a value is compared with in registers."""
+_MOST_COMPARED = 20  # beyond it a grid is quicker
 _CELLS = 2048.0  # of a grid
 _ROWS = 1 << 14  # of numpy's passes over floats: what stays in the nearest cache
+_SOME = 512  # of the compiled passes
 
 njit: Callable[..., Any]
 try:
@@ -73,6 +79,35 @@ def _grid(edges: Floats) -> tuple[float, float, Counts]:
 
 
 @njit(cache=True, nogil=True)
+def reached(value: float, cuts: tuple[float, ...]) -> int:
+    """Return how many cuts a value has reached: without a branch, so four values fit one instruction."""
+    count = 0
+    for k in range(len(cuts)):
+        count += value >= cuts[k]
+    return count
+
+
+def few(cuts: Floats) -> tuple[float, ...]:
+    """Return at most `AT_ONCE` cuts for `reached`, which is compiled for five, ten and fifteen of them.
+
+    No value reaches those added, which are not numbers.
+    """
+    return (*cuts.tolist(), *[np.nan] * (-len(cuts) % 5))
+
+
+@njit(cache=True, nogil=True)
+def _compare_compiled(values: Floats, cuts: tuple[float, ...], found: Bytes) -> None:
+    """Add how many cuts are reached; counts as wide as values keep the compiler from packing each mask."""
+    wide = np.empty(_SOME, np.int64)
+    for start in range(0, len(values), _SOME):
+        some, count = values[start : start + _SOME], found[start : start + _SOME]
+        for i in range(len(some)):
+            wide[i] = reached(some[i], cuts)
+        for i in range(len(some)):
+            count[i] += np.uint8(wide[i])
+
+
+@njit(cache=True, nogil=True)
 def _find_compiled(
     values: Floats,
     cuts: Floats,
@@ -111,6 +146,10 @@ def _tally_compiled(budget: Floats, need: Floats, decisions: Bytes, on_time: Cou
 def find(values: Floats, cuts: Floats, *, compiled: bool = COMPILED) -> Bytes:
     """Return how many of the ascending `cuts`, at most `MOST_CUTS`, each value has reached."""
     found = np.zeros(len(values), np.uint8)
+    if compiled and len(cuts) <= _MOST_COMPARED:
+        for start in range(0, len(cuts), AT_ONCE):
+            _compare_compiled(values, few(cuts[start : start + AT_ONCE]), found)
+        return found
     if compiled:
         low, cells, below = _grid(cuts)
         padded = np.concatenate([cuts, [np.inf, np.inf]])

@@ -2,19 +2,56 @@
 
     V_t(m) = max_a [ score of a at step t from m + V_{t+1}(a) ]
 
-Both forms reach the same total, by another path where two are equal. Scores depend on the budget through
-which L_a + S_ma it reaches, so they are looked up by bins. Three variants have a loop of their own, values in
-registers and a step's three choices in six bits.
+**States.** Choices depend on the differences D_t(m) = V_t(m) − V_t(0) alone, and D_t on D_{t+1} and on the
+step's bin, which L_a + S_ma its budget reaches. A switch makes variants worth nearly alike, so no |D| is
+large and a trace meets few: 20 in a million steps of three variants. A state is numbered when it is first
+met; what a bin makes of it, the state before and the choice from each m, is noted once. From then on a step
+back is a look-up, and the way forward a walk over words (`packed`).
+
+**Exactness.** Scores are rounded to 59 bits of their range, and a score and a difference make a whole number
+of 64 bits. Nothing else is rounded, however long the trace: of equally good choices the lowest φ is taken,
+and both forms find the same path.
+
+Where variants are more than eight or states too many (a switch costs more than all answers are worth), floats
+are added up over the whole trace. The forms then reach the same total, by another path where two are equal.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import COMPILED, MOST_CUTS, Bytes, Floats, find, follow, njit
+from .kernels import (
+    COMPILED,
+    MOST_CUTS,
+    Bytes,
+    Counts,
+    Floats,
+    Pairs,
+    Words,
+    chunking,
+    find,
+    follow,
+    njit,
+)
+from .packed import MOST_VARIANTS, walk_words
 
-Words = NDArray[np.uint64]
+_MOST_PAIRS = 1 << 16  # of a state and a bin: they are kept in two bytes
+_UNKNOWN = -1
+_BITS = 59
+
+
+class _States(NamedTuple):
+    """The differences met so far, and what each bin (B,) makes of them; a pair is state · B + bin."""
+
+    gains: Counts  # (B, M, M) score of each choice a from m
+    values: Counts  # (S, M) differences D; the first is that after the last step
+    before: Counts  # (S · B,) first pair of the state before, or _UNKNOWN
+    words: Words  # (S · B,) choices from each m, times eight, in byte m
+    slots: Counts  # a hash table of states
+    known: Counts  # (1,) how many states there are
 
 
 def best_path(
@@ -31,23 +68,150 @@ def best_path(
     `need` (M, M), `quality` (M,). `miss` is the price of a late answer, one for all or (M,) by variant.
     """
     miss = np.full(len(quality), miss, dtype=np.float64) if np.ndim(miss) == 0 else np.asarray(miss)
-    out = np.empty(len(budget) - 1, np.uint8)
-    if compiled and len(quality) != 3:
-        _by_budgets(budget, need, quality, miss, switch, out)
-        return out
     cuts = np.unique(need)
     reached = np.append(-np.inf, cuts)[:, None, None] >= need
     gains = np.where(reached, quality, -miss)  # (bins, m, a)
+    if len(quality) <= MOST_VARIANTS:
+        bins = find(budget[1:], cuts, compiled=compiled)
+        states = _first_state(gains, switch, len(budget))
+        pairs = np.empty(len(bins), np.uint16)
+        if (_back if compiled else _back_side_by_side)(bins, states, pairs):
+            out = np.empty(len(bins), np.uint8)
+            walk_words(pairs, states.words, len(quality), out, compiled=compiled)
+            out >>= 3
+            return out
     if compiled:
-        flags = np.empty(len(out), np.uint8)
-        _three_backward(find(budget[1:], cuts), gains.reshape(-1, 9), switch, flags)
-        _three_forward(flags, _THREE, out)
+        out = np.empty(len(budget) - 1, np.uint8)
+        _by_budgets(budget, need, quality, miss, switch, out)
         return out
     if len(cuts) <= MOST_CUTS:
-        bins = find(budget[1:], cuts, compiled=False).astype(np.int64)
+        at = find(budget[1:], cuts, compiled=False).astype(np.int64)
     else:
-        bins = np.searchsorted(cuts, budget[1:], side="right")
-    return follow(_choices(bins, gains - switch * (1 - np.eye(len(quality)))))
+        at = np.searchsorted(cuts, budget[1:], side="right")
+    return follow(_choices(at, gains - switch * (1 - np.eye(len(quality)))))
+
+
+def _first_state(gains: Floats, switch: float, steps: int) -> _States:
+    """Return the differences after the last step, none; nothing is known of what precedes them."""
+    bins, variants, _ = gains.shape
+    unit = _BITS - int(np.frexp(2 * (np.abs(gains).max() + switch))[1])
+    whole = np.rint(np.ldexp(gains, unit)).astype(np.int64)
+    whole -= int(np.rint(np.ldexp(switch, unit))) * (1 - np.eye(variants, dtype=np.int64))
+    most = min(_MOST_PAIRS // bins, steps + 2)
+    slots = np.full(1 << (2 * most).bit_length(), _UNKNOWN, np.int64)
+    slots[0] = 0
+    return _States(
+        gains=whole,
+        values=np.zeros((most, variants), np.int64),
+        before=np.full(most * bins, _UNKNOWN, np.int64),
+        words=np.zeros(most * bins, np.uint64),
+        slots=slots,
+        known=np.ones(1, np.int64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _learn(states: _States, pair: int) -> int:
+    """Note what precedes a pair, and its choices; return the first pair of the state before."""
+    gains, values = states.gains, states.values
+    bins, variants = gains.shape[0], gains.shape[1]
+    bin_, after = pair % bins, values[pair // bins]
+    if states.known[0] == len(values):
+        return _UNKNOWN
+    fresh, word = values[states.known[0]], 0
+    for m in range(variants):
+        best = 0
+        for a in range(1, variants):
+            if gains[bin_, m, a] + after[a] > gains[bin_, m, best] + after[best]:
+                best = a
+        fresh[m] = gains[bin_, m, best] + after[best]
+        word |= best << (8 * m + 3)
+    fresh -= fresh[0]
+    state = _number(states)
+    states.words[pair] = word
+    states.before[pair] = state * bins
+    return int(state * bins)
+
+
+@njit(cache=True, nogil=True)
+def _number(states: _States) -> int:
+    """Return the number of the differences written behind the known ones: theirs, or a new one."""
+    values, slots, known = states.values, states.slots, states.known[0]
+    fresh, slot = values[known], 0
+    for m in range(1, len(fresh)):
+        slot ^= (slot << 7) ^ (slot >> 9) ^ fresh[m]
+    slot ^= (slot >> 32) ^ (slot >> 16)
+    while True:
+        slot &= len(slots) - 1
+        state = slots[slot]
+        if state < 0:
+            slots[slot] = known
+            states.known[0] += 1
+            return int(known)
+        if np.array_equal(values[state], fresh):
+            return int(state)
+        slot += 1
+
+
+@njit(cache=True, nogil=True)
+def _back(bins: Bytes, states: _States, pairs: Pairs) -> bool:
+    """Find the pair of each step from the last to the first; return whether the states sufficed."""
+    state, steps = 0, len(bins)
+    for i in range(steps):
+        t = steps - 1 - i
+        pair = state + bins[t]
+        pairs[t] = pair
+        state = states.before[pair]
+        if state < 0:
+            state = _learn(states, pair)
+            if state < 0:
+                return False
+    return True
+
+
+def _back_side_by_side(bins: Bytes, states: _States, pairs: Pairs) -> bool:
+    """Do what `_back` does: chunks side by side, as if nothing came after, then mended one by one.
+
+    What came after is forgotten within a few steps, so little is to be mended.
+    """
+    steps = len(bins)
+    chunks, length = chunking(steps)
+    behind = np.zeros(chunks * length, np.int64)
+    behind[:steps] = bins[::-1]
+    behind = np.ascontiguousarray(behind.reshape(chunks, length).T)
+    path = np.empty((length, chunks), np.uint16)
+    state = np.zeros(chunks, np.int64)
+    for j in range(length):
+        pair = behind[j] + state
+        path[j] = pair
+        state = states.before[pair]
+        if (state < 0).any():
+            for unknown in np.unique(pair[state < 0]).tolist():
+                if _learn(states, unknown) < 0:
+                    return False
+            state = states.before[pair]
+    after = 0
+    for c, end in enumerate(state.tolist()):
+        after = _mend(behind[:, c], states, path[:, c], after, end)
+        if after < 0:
+            return False
+    pairs[:] = path.T.reshape(-1)[:steps][::-1]
+    return True
+
+
+def _mend(bins: Counts, states: _States, path: Pairs, after: int, end: int) -> int:
+    """Follow a chunk from what came after until it meets `path`; return its own end, or _UNKNOWN."""
+    for j in range(len(bins)):
+        pair = int(bins[j]) + after
+        if path[j] == pair:
+            return end
+        path[j] = pair
+        after = int(states.before[pair])
+        if after < 0:
+            after = _learn(states, pair)
+            if after < 0:
+                return _UNKNOWN
+    return after
 
 
 @njit(cache=True, nogil=True)
@@ -76,45 +240,6 @@ def _by_budgets(
     for t in range(steps):
         active = choice[t, active]
         out[t] = active
-
-
-@njit(cache=True, nogil=True)
-def _three_backward(bins: Bytes, gains: Floats, switch: float, flags: Bytes) -> None:
-    """Back up three variants; bits 2m and 2m + 1 of a flag: 1 is better than 0 from m, 2 than both."""
-    v0 = v1 = v2 = 0.0
-    steps = len(flags)
-    for i in range(steps):
-        t = steps - 1 - i
-        g = gains[np.uint64(bins[t])]
-        a0, a1, a2 = v0 + g[0], (v1 + g[1]) - switch, (v2 + g[2]) - switch
-        b0, b1, b2 = (v0 + g[3]) - switch, v1 + g[4], (v2 + g[5]) - switch
-        c0, c1, c2 = (v0 + g[6]) - switch, (v1 + g[7]) - switch, v2 + g[8]
-        a01, b01, c01 = a1 > a0, b1 > b0, c1 > c0
-        a0, b0, c0 = a1 if a01 else a0, b1 if b01 else b0, c1 if c01 else c0
-        a02, b02, c02 = a2 > a0, b2 > b0, c2 > c0
-        v0, v1, v2 = a2 if a02 else a0, b2 if b02 else b0, c2 if c02 else c0
-        flags[t] = a01 | (a02 << 1) | (b01 << 2) | (b02 << 3) | (c01 << 4) | (c02 << 5)
-
-
-@njit(cache=True, nogil=True)
-def _three_forward(flags: Bytes, words: Words, out: Bytes) -> None:
-    """Follow the choices from φ = 0: see `packed` for words."""
-    state, last, three = np.uint64(0), np.uint64(63), np.uint64(3)
-    for t in range(len(flags)):
-        state = words[np.uint64(flags[t])] >> (state & last)
-        out[t] = (state & last) >> three
-
-
-def _three_words() -> Words:
-    """Return what each flag chooses from m, times eight, in byte m: (64,)."""
-    flag = np.arange(64)
-    words = np.zeros((64, 8), np.uint8)
-    for m in range(3):
-        words[:, m] = np.array([0, 8, 16, 16])[flag >> 2 * m & 3]
-    return words.view("<u8")[:, 0].astype(np.uint64)
-
-
-_THREE = _three_words()
 
 
 def _choices(bins: NDArray[np.int64], score: Floats) -> Bytes:

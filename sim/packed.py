@@ -14,7 +14,7 @@ is the whole step, and the low byte of s its outcome. The step before is needed 
 **Count.** Outcomes lie side by side; masks over eight at once, and the bits that are set, are the totals.
 
 All integers are exact, so decisions and totals are those of `kernels.walk` and `kernels.tally`, which serve
-ladders and tables that are too large for bytes.
+ladders and tables that are too large for bytes. Long replays of small ones go two steps at once (`twostep`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .kernels import COMPILED, MOST_CUTS, Bytes, Counts, Floats, chunking, find, njit, tally, walk
-
-Words = NDArray[np.uint64]
+from . import twostep
+from .kernels import (
+    COMPILED,
+    MOST_CUTS,
+    Bytes,
+    Counts,
+    Floats,
+    Pairs,
+    Words,
+    chunking,
+    find,
+    njit,
+    tally,
+    walk,
+)
 
 MOST_VARIANTS = 8
 _ONES = 0x0808080808080808  # bit 3 of eight bytes
@@ -57,6 +68,10 @@ def play(
     `budget` (T,), `edges` (E − 1,) as readings are compared with, `table` (E, M), `need` (M, M). The reading
     of a step is the budget before, or that of `readings` (T − 1,). φ = 0 is active first.
     """
+    if compiled and readings is None:
+        played = twostep.play_double(budget, edges, table, need)
+        if played is not None:
+            return played
     changes = (table[1:] != table[:-1]).any(axis=1)
     edges, table = edges[changes], table[np.append(True, changes)]
     if len(need) <= MOST_VARIANTS and len(edges) + need.size <= MOST_CUTS:
@@ -91,23 +106,27 @@ def play_bins(
     bins: Bins, edges: Floats, table: Bytes, need: Floats, *, compiled: bool = COMPILED
 ) -> tuple[Bytes, Counts, int]:
     """Return what `play` does, on bins that were found for these edges and needs."""
-    words = _words(bins, edges, table, need)
+    find_words = twostep.single_words if compiled else _words
+    words = find_words(bins.reading_cuts, bins.budget_cuts, edges, table, need)
     steps, variants = len(bins.readings), len(need)
     outcomes = np.zeros(-(-steps // 8), np.uint64)
+    pairs = np.empty(steps, np.uint16)
+    (_pair_compiled if compiled else _pair)(bins.readings, bins.budgets, words.shape[1], pairs)
+    walk_words(pairs, words.ravel(), variants, outcomes.view(np.uint8)[:steps], compiled=compiled)
     if compiled:
-        _follow_compiled(bins.readings, bins.budgets, words, outcomes.view(np.uint8)[:steps])
         on_time = np.zeros(variants, np.int64)
         switches = _count_compiled(outcomes, on_time)
     else:
-        _follow(bins, words, variants, outcomes.view(np.uint8)[:steps])
         on_time, switches = _count(outcomes, variants)
     return outcomes.view(np.uint8)[:steps], on_time, int(switches)
 
 
-def _words(bins: Bins, edges: Floats, table: Bytes, need: Floats) -> Words:
+def _words(
+    reading_cuts: Floats, budget_cuts: Floats, edges: Floats, table: Bytes, need: Floats
+) -> Words:
     """Return the words (R, B) of all pairs of bins; a bin's lowest value stands for it."""
-    seen = np.append(-np.inf, bins.reading_cuts)
-    paid = np.append(-np.inf, bins.budget_cuts)
+    seen = np.append(-np.inf, reading_cuts)
+    paid = np.append(-np.inf, budget_cuts)
     chosen = table[np.searchsorted(edges, seen, side="right")]  # (R, M)
     active = np.arange(len(need))
     in_time = paid[None, :, None] >= need[active, chosen][:, None, :]  # (R, B, M)
@@ -116,14 +135,29 @@ def _words(bins: Bins, edges: Floats, table: Bytes, need: Floats) -> Words:
     return outcome.view("<u8")[:, :, 0].astype(np.uint64)
 
 
+def _pair(readings: Bytes, budgets: Bytes, columns: int, pairs: Pairs) -> None:
+    np.multiply(readings, np.uint16(columns), out=pairs)
+    pairs += budgets
+
+
 @njit(cache=True, nogil=True)
-def _follow_compiled(readings: Bytes, budgets: Bytes, words: Words, outcomes: Bytes) -> None:
-    stride, last = np.uint64(words.shape[1]), np.uint64(63)
-    flat = words.ravel()
-    state = np.uint64(0)
-    for t in range(len(outcomes)):
-        word = flat[np.uint64(readings[t]) * stride + np.uint64(budgets[t])]
-        state = word >> (state & last)
+def _pair_compiled(readings: Bytes, budgets: Bytes, columns: int, pairs: Pairs) -> None:
+    for t in range(len(pairs)):
+        pairs[t] = np.uint16(readings[t]) * np.uint16(columns) + budgets[t]
+
+
+def walk_words(
+    pairs: Pairs, words: Words, variants: int, outcomes: Bytes, *, compiled: bool = COMPILED
+) -> None:
+    """Write the outcome of each step, (n,), given its pair of bins (n,) and the word of each pair."""
+    (_walk_compiled if compiled else _walk)(pairs, words, variants, outcomes)
+
+
+@njit(cache=True, nogil=True)
+def _walk_compiled(pairs: Pairs, words: Words, variants: int, outcomes: Bytes) -> None:
+    state, last = np.uint64(0), np.uint64(63)
+    for t in range(len(pairs)):
+        state = words[np.uint64(pairs[t])] >> (state & last)
         outcomes[t] = state
 
 
@@ -156,19 +190,18 @@ def _bits(word: Any) -> Any:
     return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-def _follow(bins: Bins, words: Words, variants: int, outcomes: Bytes) -> None:
+def _walk(pairs: Pairs, words: Words, variants: int, outcomes: Bytes) -> None:
     """Walk as the compiled form does, chunks side by side from all starts, then string them together."""
-    steps = len(outcomes)
+    steps, last = len(pairs), np.uint64(63)
     chunks, length = chunking(steps)
-    pairs = np.zeros(chunks * length, np.int64)
-    pairs[:steps] = bins.readings.astype(np.int64) * words.shape[1] + bins.budgets
-    pairs = np.ascontiguousarray(pairs.reshape(chunks, length).T)
-    flat, last = words.ravel(), np.uint64(63)
+    padded = np.zeros(chunks * length, np.int64)
+    padded[:steps] = pairs
+    padded = np.ascontiguousarray(padded.reshape(chunks, length).T)
     state = np.repeat(8 * np.arange(variants, dtype=np.uint64)[:, None], chunks, axis=1)
     paths = np.empty((length, variants, chunks), np.uint8)
     for j in range(length):
         state &= last
-        np.right_shift(flat[pairs[j]], state, out=state)
+        np.right_shift(words[padded[j]], state, out=state)
         paths[j] = state
     ends = (paths[-1] >> 3 & 7).tolist()
     starts = [0]
