@@ -40,6 +40,7 @@ from . import flight, http, protocol, worker
 from .dedup import Asked, Ledger
 from .flight import FlightRecorder
 from .history import Second
+from .inference import Inference
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
 from .oip_routes import OpenInference
@@ -139,7 +140,7 @@ class Daemon:
         except AdaphiError:
             listener.close()
             raise
-        routes = OpenInference(self).routes()
+        routes = OpenInference(Inference(self)).routes()
         self.http = http.make_server(
             self.metrics.registry,
             lambda: self.ready,

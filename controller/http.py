@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RequestError, StartupError
-from .oip import status_of
+from .inference import refusal
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_HEADER_BYTES = 16 * 1024
@@ -193,10 +193,8 @@ def _framework_error(_: Request, error: Exception) -> Response:
 
 def _request_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    status = status_of(error)
-    return JSONResponse(
-        {"error": str(error)}, status, {"Retry-After": "1"} if status == 503 else None
-    )
+    sent = refusal(error)
+    return Response(sent.body, sent.status, sent.headers)
 
 
 def _nobody_there(_: Request, __: Exception) -> Response:
