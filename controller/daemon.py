@@ -140,14 +140,15 @@ class Daemon:
         except AdaphiError:
             listener.close()
             raise
-        routes = OpenInference(Inference(self)).routes()
+        inference = Inference(self)
         self.http = http.make_server(
             self.metrics.registry,
             lambda: self.ready,
             self.status,
             self.status_with_history,
-            routes,
+            OpenInference(inference).routes(),
             token,
+            inference,
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(

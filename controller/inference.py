@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -27,6 +28,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 SLOW_JSON_BYTES = 256 * 1024
 """A body whose tensors are JSON is read in a thread from this size on: it takes milliseconds."""
 JSON = MappingProxyType({"Content-Type": "application/json"})
+PATH_SAFE = ":@!$&'()*+,;="
+"""What a client may leave as it is in a part of a path, or may not (RFC 3986, 3.3)."""
 
 
 class Host(Protocol):
@@ -78,6 +81,7 @@ class Inference:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.room = Room(4 * host.max_message_bytes)
+        self._targets: tuple[Profile | None, dict[bytes, int | None]] = (None, {})
 
     @property
     def model(self) -> str:
@@ -89,6 +93,20 @@ class Inference:
         """Return the variants' names; none while the ladder's profile is still being measured."""
         profile = self.host.profile
         return [oip.path_name(v.name) for v in profile.variants] if profile else []
+
+    @property
+    def targets(self) -> dict[bytes, int | None]:
+        """Return what each path of an inference pins: a φ, or None where the policy picks."""
+        known, targets = self._targets
+        if known is not self.host.profile:
+            model, names = self.model, self.names
+            places: dict[tuple[str, ...], int | None] = {(model,): None}
+            for phi, name in enumerate(names):
+                for place in ((name,), (model, name), (name, name)):
+                    places.setdefault(place, phi)
+            targets = {path: phi for place, phi in places.items() for path in _paths(place)}
+            self._targets = (self.host.profile, targets)
+        return targets
 
     def submit(
         self,
@@ -163,3 +181,11 @@ class Inference:
 @cache
 def _name_of(dtype: np.dtype[Any]) -> str:
     return dtype.name  # numpy makes it anew each time, slowly
+
+
+def _paths(place: Sequence[str]) -> set[bytes]:
+    """Return the paths of a model, or of a model and its version, with its names escaped or not."""
+    return {
+        f"/v2/models/{'/versions/'.join(quote(part, safe) for part in place)}/infer".encode()
+        for safe in ("", PATH_SAFE)
+    }

@@ -340,7 +340,7 @@ def test_every_error_is_json(served: Served) -> None:
         status, answer = ask(served, method, path, sent, **headers)
         assert (status, list(answer)) == (expected, ["error"]), (path, headers, answer)
     with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
-        connection.sendall(b"\x00nonsense\r\n\r\n")  # what h11 itself refuses
+        connection.sendall(b"\x00nonsense\r\n\r\n")  # what the parser itself refuses
         assert json.loads(connection.recv(4096).partition(b"\r\n\r\n")[2])["error"]
 
 
