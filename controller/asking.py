@@ -148,7 +148,7 @@ class Asker:
             self._next_s = min(t for t in times if t > now_s) if self._calls else math.inf
         return self._next_s - now_s
 
-    def on_message(self, frames: list[zmq.Frame]) -> None:
+    def on_message(self, frames: list[Any]) -> None:
         """Take what the daemon sent."""
         about, what = read(frames)
         now_s = self._now()
@@ -283,7 +283,7 @@ _MISMATCH = {
 }
 
 
-def read(frames: list[zmq.Frame]) -> tuple[int | None, Result]:
+def read(frames: list[Any]) -> tuple[int | None, Result]:
     """Return (id, what came back); errors as the exception to raise, the id None if unreadable."""
     try:
         kind, header, rest = protocol.split(frames)

@@ -6,6 +6,7 @@ What is done for many in a row costs a fraction of what it costs between two req
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypeVar
 
 from ..model_zoo.profile import Profile
@@ -56,19 +57,22 @@ class Books:
     def settle(self) -> None:
         """Count what was put down."""
         metrics, tallies = self._metrics, self._tallies
+        outcomes = Counter[tuple[str, int]]()
         for seconds in _taken(self._decisions):
             metrics.decision.observe(seconds)
         for phi, size, inference_ms in _taken(self._runs):
-            metrics.inference_of(phi).observe(inference_ms / 1e3)
+            metrics.inference_seconds.observe(inference_ms / 1e3, phi)
             if size:
                 tallies[phi].add_run(size, inference_ms)
         for answer in _taken(self._answers):
             latency_s, queue_s = answer.latency_ms / 1e3, answer.queue_ms / 1e3
             tallies[answer.phi].add(latency_s, queue_s, answer.inference_ms)
-            metrics.count("late" if answer.late else "ok", answer.phi)
             self._history.answer(late=answer.late)
+            outcomes["late" if answer.late else "ok", answer.phi] += 1
             metrics.request_seconds.observe(latency_s)
             metrics.queue_seconds.observe(queue_s)
+        for (outcome, phi), amount in outcomes.items():
+            metrics.count(outcome, phi, amount)
 
 
 def _taken(entries: list[Entry]) -> list[Entry]:

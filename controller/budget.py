@@ -56,13 +56,11 @@ class BudgetMonitor:
             if not self.up[name] and now_s - read_s > self.stale_s
         )
 
-    def limits(self, measured_slowdown: float, resident: frozenset[int]) -> Limits:
-        """Return what may be spent; `resident` variants need no further memory."""
+    def limits(self, resident: frozenset[int]) -> Limits:
+        """Return what the sensors say may be spent; `resident` variants need no further memory."""
         if self._sensed is None or self._sensed.resident != resident:
             self._sensed = self._work_out(resident)
-        if measured_slowdown <= self._sensed.slowdown:
-            return self._sensed
-        return self._sensed._replace(slowdown=measured_slowdown)
+        return self._sensed
 
     def _work_out(self, resident: frozenset[int]) -> Limits:
         seen = [sample for name, sample in self.samples.items() if name not in self.lost]

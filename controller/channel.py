@@ -1,9 +1,7 @@
-"""What the front and one worker talk through: a pair of sockets, and shared memory for requests' tensors.
+"""What the front and one worker talk through: a pair of sockets; the tensors of requests lie in the `arena`.
 
 A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer.
-The tensor of a request is copied once, into memory that both see, those of a batch one behind the other.
-There are two places: while one model runs, the tensor of the next request is copied already. When either
-process is gone the other reads the end of the stream, at once and without asking.
+When either process is gone the other reads the end of the stream, at once and without asking.
 """
 
 from __future__ import annotations
@@ -36,49 +34,25 @@ OnMessage = Callable[[bytes, bytes, list[Any]], None]
 
 
 class FrontEnd:
-    """The front's end, on its event loop; `theirs` are the descriptors that the worker inherits."""
+    """The front's end, on its event loop; the worker inherits the descriptor `theirs`."""
 
-    def __init__(self, on_message: OnMessage, place_bytes: int) -> None:
+    def __init__(self, on_message: OnMessage) -> None:
         self._on_message = on_message
         self._socket, self._other = socket.socketpair()
         self._socket.setblocking(False)
-        self._memory = os.memfd_create("adaphi-request")
-        place_bytes = -(-place_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        os.ftruncate(self._memory, 2 * place_bytes)
-        whole = np.frombuffer(mmap.mmap(self._memory, 2 * place_bytes), np.uint8)
-        self._places = whole.reshape(2, place_bytes)
-        self._free = 0  # the place for the next tensors
-        self._staged: NDArray[Any] | None = None  # what lies at its beginning
         self._heard = bytearray()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
     @property
-    def theirs(self) -> tuple[int, int]:
-        """Return the descriptors of the worker's socket and of the shared memory."""
-        return self._other.fileno(), self._memory
+    def theirs(self) -> int:
+        """Return the descriptor of the worker's socket."""
+        return self._other.fileno()
 
     def hand_over(self) -> None:
         """Close what the worker has inherited by now, so that its death ends the stream."""
         self._other.close()
-        os.close(self._memory)
-
-    def stage(self, tensor: NDArray[Any]) -> None:
-        """Copy what is likely to be put next, while the worker is busy."""
-        if tensor is not self._staged:
-            self._copy(tensor, 0)
-            self._staged = tensor
-
-    def put(self, *tensors: NDArray[Any]) -> int:
-        """Copy the tensors of a run, and return which place they are in; it is not the last run's."""
-        begin = 0
-        for tensor in tensors:
-            if begin or tensor is not self._staged:
-                self._copy(tensor, begin)
-            begin += tensor.nbytes
-        place, self._free, self._staged = self._free, 1 - self._free, None
-        return place
 
     def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
         """Send without waiting; return False if the worker is gone, or has read nothing for long."""
@@ -90,10 +64,6 @@ class FrontEnd:
         except OSError:
             return False
         return True
-
-    def _copy(self, tensor: NDArray[Any], begin: int) -> None:
-        flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-        self._places[self._free, begin : begin + tensor.nbytes] = flat
 
     def drain(self) -> None:
         """Read what a worker that is gone said last."""
@@ -117,23 +87,22 @@ class FrontEnd:
         if not count:
             self._loop.remove_reader(self._socket)
             return False
-        self._heard += self._buffer[:count]
-        while len(self._heard) >= HEAD.size:
-            kind, header_bytes, tensor_bytes = HEAD.unpack_from(self._heard)
-            middle = HEAD.size + header_bytes
+        heard, begin = self._heard, 0
+        heard += self._buffer[:count]
+        while len(heard) - begin >= HEAD.size:
+            kind, header_bytes, tensor_bytes = HEAD.unpack_from(heard, begin)
+            middle = begin + HEAD.size + header_bytes
             end = middle + tensor_bytes
-            if len(self._heard) < end:
+            if len(heard) < end:
                 break
-            message = memoryview(bytes(self._heard[:end]))
-            del self._heard[:end]
+            header = bytes(heard[begin + HEAD.size : middle])
+            tensor = [heard[middle:end]] if tensor_bytes else []
+            begin = end
             try:
-                self._on_message(
-                    kind,
-                    bytes(message[HEAD.size : middle]),
-                    [message[middle:]] if tensor_bytes else [],
-                )
+                self._on_message(kind, header, tensor)
             except Exception:  # a bug; but the messages behind this one still have to be read
                 log.exception("a message of the worker could not be handled")
+        del heard[:begin]
         return True
 
 
@@ -145,9 +114,7 @@ class WorkerEnd:
         self._heard = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
-        size = os.fstat(memory).st_size
-        whole = memoryview(mmap.mmap(memory, size))
-        self.places = whole[: size // 2], whole[size // 2 :]
+        self.memory = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:

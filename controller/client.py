@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import zmq
 
 from ..config import default_address
 from ..errors import NoAnswer, TooLarge
 from ..model_zoo.images import as_image
 from . import protocol
 from .asking import Asker, Call
-from .connection import Connection, event_of
+from .connection import Connection, connect
 from .protocol import Answer, BudgetHeader, HelloHeader, InferHeader, OkHeader, PolicyHeader
-from .pump import Pump, is_readable, receive_now
 from .security import load_client_keys
 
 PATIENCE_S = 0.9
@@ -89,7 +87,7 @@ class _Talk:
             tensor = tensor.copy()
         header = InferHeader(
             id=next(self._asker.ids),
-            dtype=tensor.dtype.name,
+            dtype=protocol.name_of(tensor.dtype),
             shape=tensor.shape,
             deadline_ms=deadline_ms,
             reading_ms=reading_ms,
@@ -152,11 +150,8 @@ class Client(_Talk):
     ) -> None:
         super().__init__(address, patience_s, retries, server_key, key_file)
         self._lock = threading.Lock()
-        self._connection = Connection(self.address, self._keys)
+        self._connection = connect(self.address, self._keys)
         self._asker = Asker(self.address, self._session, retries, self._connection)
-        self._poller = zmq.Poller()
-        self._poller.register(self._connection.socket, zmq.POLLIN)
-        self._poller.register(self._connection.monitor, zmq.POLLIN)
 
     def __repr__(self) -> str:
         return f"<Client(address={self.address!r})>"
@@ -236,43 +231,19 @@ class Client(_Talk):
 
     def _ask(self, call: Call) -> Answer | OkHeader:
         with self._lock:
-            if is_readable(self._connection.monitor):
-                self._take_all()  # what happened since the last call is not about this one
+            if self._connection.has_news():  # what happened since the last call is not about this
+                self._connection.take(self._asker)
             self._asker.ask(call)
             try:
                 while call.result is None:
                     wait_s = self._asker.tick()
                     if call.result is None:
-                        self._wait(wait_s)
+                        self._connection.wait(self._asker, wait_s)
             finally:
                 self._asker.forget(call.id)
         if isinstance(call.result, Exception):
             raise call.result
         return call.result
-
-    def _wait(self, wait_s: float) -> None:
-        """Wait for a message or an event, and give the asker what has arrived."""
-        arrived = self._poller.poll(max(1, math.ceil(wait_s * 1e3)))
-        if len(arrived) == 1 and arrived[0][0] is self._connection.socket:
-            self._asker.on_message(receive_now(self._connection.socket))
-        elif arrived:
-            self._take_all()
-
-    def _take_all(self) -> None:
-        """Give the asker all: messages first, for the last one on a connection that is lost still counts."""
-        connection = self._connection
-        while (frames := _received(connection.socket)) is not None:
-            self._asker.on_message(frames)
-        while (frames := _received(connection.monitor)) is not None:
-            connection.settle()
-            self._asker.on_event(event_of(frames))
-
-
-def _received(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
-    try:
-        return receive_now(socket)
-    except zmq.Again:
-        return None
 
 
 class AsyncClient(_Talk):
@@ -296,12 +267,9 @@ class AsyncClient(_Talk):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(self.address, self._keys)
+        self._connection = connect(self.address, self._keys)
         self._asker = Asker(self.address, self._session, self.retries, self._connection)
-        self._pumps = (
-            Pump(self._connection.socket, self._on_message),
-            Pump(self._connection.monitor, self._on_event),
-        )
+        self._connection.listen(self._loop, self._on_news)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -311,8 +279,6 @@ class AsyncClient(_Talk):
         """Close the connection; requests under way raise `NoAnswer`."""
         if self._connection is None:
             return
-        for pump in self._pumps:
-            pump.stop()
         if self._timer is not None:
             self._timer.cancel()
         self._connection.close()
@@ -387,22 +353,16 @@ class AsyncClient(_Talk):
             raise call.result
         return call.result
 
-    def _on_message(self, frames: list[zmq.Frame]) -> None:
-        self._asker.on_message(frames)
-        self._turn()
-
-    def _on_event(self, frames: list[zmq.Frame]) -> None:
+    def _on_news(self) -> None:
         if self._connection is not None:
-            self._connection.settle()
-        self._asker.on_event(event_of(frames))
-        self._turn()
+            self._connection.take(self._asker)
+            self._turn()
 
     def _turn(self) -> None:
         """Do what is due, and see to it that the asker is asked again in time."""
         if self._connection is None:
             return
         wait_s = self._asker.tick()
-        self._pumps[0].wake()  # something may have been sent
         when_s = self._loop.time() + wait_s
         if self._timer is not None and when_s < self._timer.when():
             self._timer.cancel()

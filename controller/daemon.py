@@ -37,6 +37,7 @@ from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.frame import Objective
 from . import flight, http, protocol, worker
+from .arena import Arena
 from .dedup import Asked, Ledger
 from .flight import FlightRecorder
 from .history import Second
@@ -128,6 +129,7 @@ class Daemon:
     async def _startup(self) -> None:
         """Open the sockets, start the worker; until it is warm, requests are answered `NotReady`."""
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.arena = Arena(self.max_message_bytes)
         listener = http.bind(self.config.http.host, self.config.http.port)
         try:
             token = self._token()
@@ -136,11 +138,12 @@ class Daemon:
                 self.config.zmq,
                 self._on_client_message,
                 self.metrics.refused_keys.inc,
+                self.arena.lease,
             )
         except AdaphiError:
             listener.close()
             raise
-        inference = Inference(self)
+        inference = Inference(self, self.arena.lease)
         self.http = http.make_server(
             self.metrics.registry,
             lambda: self.ready,
@@ -152,7 +155,7 @@ class Daemon:
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(
-            self._orders(), self.max_message_bytes, self._on_worker_message, self._on_worker_loss
+            self._orders(), self.arena, self._on_worker_message, self._on_worker_loss
         )
         self._worker_began_s = self.loop.time()
         self.supervisor.start()
@@ -198,11 +201,12 @@ class Daemon:
         await asyncio.gather(self.http_task, return_exceptions=True)
         self.routers.close()
         self.context.term()
+        self.arena.close()
         log.info("stopped")
 
     # ---------------------------------------------------------------------------- clients
 
-    def _on_client_message(self, client: Peer, message: list[zmq.Frame]) -> None:
+    def _on_client_message(self, client: Peer, message: list[Any]) -> None:
         try:
             if sum(map(len, message)) > self.max_message_bytes:
                 limit_mb = self.config.zmq.max_message_mb
@@ -297,7 +301,7 @@ class Daemon:
             self.service.read_sensors()
 
     def _send(self, client: Peer, frames: list[Any]) -> None:
-        if not self.routers.send(client, frames):
+        if not client.send(frames):
             log.debug("a client went away before its answer")
 
     def _send_ok(self, client: Peer, id: int, waiting: tuple[int, ...] = ()) -> None:
@@ -319,7 +323,9 @@ class Daemon:
 
     def _on_worker_message(self, kind: bytes, header: bytes, tensor: list[Any]) -> None:
         self.watchdog.heard()
-        if kind == worker.UP:
+        if kind == worker.DONE and self.service is not None:
+            self.service.on_done(protocol.decode(worker.Done, header), tensor)
+        elif kind == worker.UP:
             self._on_up(protocol.decode(worker.Up, header))
         elif kind == worker.FATAL:
             fatal = protocol.decode(worker.Fatal, header)
@@ -328,13 +334,11 @@ class Daemon:
             progress = protocol.decode(worker.Progress, header)
             log.debug("%s (%d of %d)", progress.what, progress.done, progress.total)
             self.notifier.tell(EXTEND_TIMEOUT_USEC=PATIENCE_S * 1_000_000, STATUS=progress.what)
-        elif self.service is not None and kind == worker.DONE:
-            self.service.on_done(protocol.decode(worker.Done, header), tensor)
         elif self.service is not None and kind == worker.KEPT:
-            self.service.on_kept(frozenset(protocol.decode(worker.Kept, header).resident))
+            self.service.on_kept(protocol.decode(worker.Kept, header).resident)
         elif self.service is not None and kind == worker.LOADED:
             loaded = protocol.decode(worker.Loaded, header)
-            self.service.on_kept(frozenset(loaded.resident))
+            self.service.on_kept(loaded.resident)
             self.service.residency.on_loaded(loaded)
         elif self.service is not None and kind == worker.FAILED:
             self.service.on_failed(protocol.decode(worker.Failed, header))
@@ -351,7 +355,7 @@ class Daemon:
             # What exists now is there to stay: the collector need not look through it again.
             gc.collect()
             gc.freeze()
-        self.service.on_up(frozenset(up.resident))
+        self.service.on_up(up.resident)
         controller = self.service.scheduler.controller
         log.info("ready after %.1f s: %r", self._worker_takes_s, controller)
         self.notifier.tell(READY=1, STATUS=f"serving {self.metrics.ladder}")
@@ -504,9 +508,9 @@ def _own(address: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _id_of(message: list[zmq.Frame]) -> int | None:
+def _id_of(message: list[Any]) -> int | None:
     """Return the id in a message that was refused, if it can still be read."""
     try:
-        return protocol.decode(HelloHeader, message[2].bytes).id
+        return protocol.decode(HelloHeader, bytes(message[2])).id
     except (IndexError, RequestError):
         return None

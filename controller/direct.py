@@ -1,4 +1,4 @@
-"""The direct way of an inference over HTTP: the body is received where it stays, the answer is one write.
+"""The direct way of an inference over HTTP: the body is read to where the worker finds it, one write answers.
 
 uvicorn and its parser, httptools, read every head. What asks for a model by its exact path with a body of a
 stated length, neither compressed nor announced, while nothing else is under way on its connection, goes from
@@ -14,18 +14,18 @@ import socket
 from collections.abc import Callable, Iterable
 
 import httptools
-import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ..errors import RequestError
 from . import oip
 from .body import BODY_S
 from .inference import HEADER_LENGTH, SLOW_JSON_BYTES, Inference, Sent, failure, internal, refusal
+from .zmtp import allocate
 
 MAX_HEADER_BYTES = 16 * 1024
 """What a request's line and headers may have together."""
-SCRATCH_BYTES = 64 * 1024
-"""How much is read at a time of what goes through the parser."""
+SCRATCH_BYTES = 256 * 1024
+"""How much is read at a time of a body that goes through the parser."""
 WINDOW_BYTES = 2 << 20
 """How much of a body may wait in the kernel, so that a client sends it in one go."""
 LENGTH = HEADER_LENGTH.lower().encode()
@@ -55,8 +55,9 @@ class Call:
         self._header_length = header_length
         self._send = send
         self._visit = inference.room.visit()
-        self._unfit: RequestError | None = None
-        self._body = np.empty(size, np.uint8).data  # unlike a bytearray, not filled first
+        self._unfit: Sent | None = None
+        # A short one has come with its head and is copied anyway.
+        self._body = inference.allocate(size) if size > MAX_HEADER_BYTES else allocate(size)
         loop = asyncio.get_running_loop()
         self._arrived_s = loop.time()
         self._patience = loop.call_later(BODY_S, self._give_up)
@@ -79,8 +80,10 @@ class Call:
         try:
             if self._unfit is None:
                 self._visit.take(size)
-        except RequestError as error:
-            self._unfit = error  # the rest is read on and dropped, so that the client hears why
+        except (
+            RequestError
+        ) as error:  # the rest is read on and dropped, so that the client hears why
+            self._unfit = self._refused(error)
             self._body = memoryview(b"")
         if not self.missing:
             self._patience.cancel()
@@ -93,21 +96,25 @@ class Call:
             self._patience.cancel()
             if self._cancel is not None:
                 self._cancel()
-            self._visit.leave()
+            self._let_go()
 
     def _submit(self) -> None:
+        if self._unfit is not None:
+            self._finish(self._unfit)
+            return
         try:
-            if self._unfit is not None:
-                raise self._unfit
             asked = oip.read(self._body, self._header_length)
             cancel = self._inference.submit(asked, self._phi, self._arrived_s, self._finish)
             self._cancel = None if self.response_complete else cancel
         except RequestError as error:
-            self._inference.host.metrics.count_refusal(error.code)
-            self._finish(refusal(error))
+            self._finish(self._refused(error))
         except Exception as error:
             # A bug: whoever met it hears of it, and the others are served on.
             self._finish(internal(error))
+
+    def _refused(self, error: RequestError) -> Sent:
+        self._inference.host.metrics.count_refusal(error.code)
+        return refusal(error)
 
     def _give_up(self) -> None:
         self.keep_alive = False
@@ -115,10 +122,13 @@ class Call:
 
     def _finish(self, sent: Sent) -> None:
         self.response_complete = True
-        self._visit.leave()
-        self._body, self._cancel = memoryview(b""), None  # a connection may stay idle for long
+        self._let_go()
         if not self.disconnected:
             self._send(sent, self.keep_alive)
+
+    def _let_go(self) -> None:
+        self._visit.leave()
+        self._body, self._cancel = memoryview(b""), None  # a connection may stay idle for long
 
 
 class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
@@ -150,8 +160,12 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go: to the body that is being received, or to the parser."""
-        call = self._call
-        return call.place(self._scratch) if call is not None and call.missing else self._scratch
+        call, under_way = self._call, self.cycle
+        if call is not None and call.missing:
+            return call.place(self._scratch)
+        # Of what may be a head no more than that: the less of a body comes along, the less is copied.
+        begins = under_way is None or under_way.response_complete
+        return self._scratch[:MAX_HEADER_BYTES] if begins else self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of bytes that are in their place."""

@@ -21,6 +21,7 @@ from .body import Room
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .service import Service, Ticket
+from .zmtp import Allocate, allocate
 
 log = logging.getLogger("adaphi")
 
@@ -76,10 +77,11 @@ def internal(error: Exception) -> Sent:
 
 
 class Inference:
-    """Requests of the inference protocol on top of one daemon."""
+    """Requests of the inference protocol on top of one daemon; `allocate` gives the memory of long bodies."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, allocate: Allocate = allocate) -> None:
         self.host = host
+        self.allocate = allocate
         self.room = Room(4 * host.max_message_bytes)
         self._targets: tuple[Profile | None, dict[bytes, int | None]] = (None, {})
 

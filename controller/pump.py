@@ -11,7 +11,8 @@ import zmq
 
 log = logging.getLogger("adaphi")
 
-Handler = Callable[[list[zmq.Frame]], None]
+Handler = Callable[[list[Any]], None]
+"""Takes the frames of a message: bytes, and views of memory where they are long."""
 
 # As numbers: combining zmq's enumerations costs as much as sending a frame.
 NOW, MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
@@ -26,11 +27,14 @@ def send_now(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
         socket.send(frame, MORE if place < last else NOW, copy=len(frame) < COPIED_BYTES)
 
 
-def receive_now(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+def receive_now(socket: zmq.Socket[bytes]) -> list[Any]:
     """Return the frames of a message that has arrived; raise `zmq.Again` if none has."""
-    frames = [socket.recv(NOW, copy=False)]
-    while frames[-1].more:
-        frames.append(socket.recv(NOW, copy=False))
+    frames: list[Any] = []
+    more = True
+    while more:
+        frame = socket.recv(NOW, copy=False)
+        more = frame.more
+        frames.append(frame.bytes if len(frame) < COPIED_BYTES else frame.buffer)
     return frames
 
 

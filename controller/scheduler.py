@@ -180,11 +180,14 @@ class Scheduler:
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     _queue: list[Place] = field(default_factory=list)  # ascending: the first runs next
     _order: Iterator[int] = field(default_factory=count)
+    _soonest_s: float = math.inf  # no deadline in the queue is before it
 
     def __post_init__(self) -> None:
         self.typical_ms = self.typical_ms or self.costs.latency_ms.tolist()
         self.batches = Batches(self.costs, self.typical_ms, self.batch_ms)
         self._quality: list[float] = self.costs.quality.tolist()
+        self._only = [frozenset({phi}) for phi in range(len(self.costs))]
+        self._best_quality, self._quickest = max(self._quality), min(self.typical_ms)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -212,16 +215,21 @@ class Scheduler:
         full = len(self._queue) >= self.max_requests
         if full and self._queue[-1][0] <= rank:
             raise Busy(f"{len(self._queue)} requests are waiting already")
-        wait_ms = busy_ms + bisect(self._queue, place) * self.batches.least_ms * limits.slowdown
+        wait_ms = busy_ms
+        if self._queue:
+            wait_ms += bisect(self._queue, place) * self.batches.least_ms * limits.slowdown
         self._refuse_a_miss(request, now_s, wait_ms, self._quickest_ms(admitted, limits))
         last = self._queue.pop()[-1] if full else None
         insort(self._queue, place)
+        self._soonest_s = min(self._soonest_s, request.deadline_s)
         if last is None:
             return None
         return Refusal(last, Busy("a request of higher priority took the last place"))
 
     def expired(self, now_s: float) -> Iterator[Refusal]:
         """Take out and yield every request whose deadline has passed."""
+        if now_s < self._soonest_s:
+            return
         for place in [p for p in self._queue if p[1] <= now_s]:
             self._queue.remove(place)
             request = place[-1]
@@ -229,6 +237,7 @@ class Scheduler:
             yield Refusal(
                 request, Expired(f"the deadline passed after {waited_ms:.1f} ms of waiting")
             )
+        self._soonest_s = min((place[1] for place in self._queue), default=math.inf)
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
         """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused."""
@@ -397,16 +406,18 @@ class Scheduler:
         phi, floor = request.phi, request.min_quality
         if phi is not None and not 0 <= phi < len(self.costs):
             raise InvalidRequest(f"φ={phi}: the ladder has φ = 0 … {len(self.costs) - 1}")
-        best = max(self._quality) if phi is None else self._quality[phi]
-        if floor is not None and floor > best:
+        if floor is None:
+            return
+        best = self._best_quality if phi is None else self._quality[phi]
+        if floor > best:
             which = "the ladder's best variant" if phi is None else f"φ={phi}"
             raise InvalidRequest(f"min_quality is {floor:g}, and {which} has {best:g}")
 
     def _admitted(self, request: Request, limits: Limits) -> frozenset[int] | None:
         """Return the variants that may answer now, None for all; raise the error if there is none."""
         phi, floor = request.phi, request.min_quality
-        if phi is None and floor is None and not limits.unloaded:
-            return None
+        if floor is None and not limits.unloaded:
+            return None if phi is None else self._only[phi]
         good = (
             {a for a, quality in enumerate(self._quality) if floor is None or quality >= floor}
             if phi is None
@@ -422,9 +433,9 @@ class Scheduler:
         return frozenset(loaded)
 
     def _quickest_ms(self, admitted: frozenset[int] | None, limits: Limits) -> float:
-        typical = self.typical_ms
-        quickest = min(typical) if admitted is None else min(typical[phi] for phi in admitted)
-        return quickest * limits.slowdown
+        if admitted is None:
+            return self._quickest * limits.slowdown
+        return min(self.typical_ms[phi] for phi in admitted) * limits.slowdown
 
     @staticmethod
     def _refuse_a_miss(request: Request, now_s: float, wait_ms: float, quickest_ms: float) -> None:

@@ -76,6 +76,7 @@ class Service:
     ) -> None:
         costs = profile.costs(config.latency)
         self.config = config
+        self._max_bytes = config.zmq.max_message_bytes
         self.profile = profile
         self.metrics = metrics
         self.supervisor = supervisor
@@ -85,7 +86,7 @@ class Service:
             config.queue.max_requests,
             profile.typical_ms(config.latency),
             profile.batch_ms(),
-            batch_bytes=config.zmq.max_message_bytes,
+            batch_bytes=self._max_bytes,
         )
         self.rollout = Rollout(
             self.scheduler.controller,
@@ -102,6 +103,7 @@ class Service:
         self.limits = Limits()
         self.running: Running | None = None
         self.resident: frozenset[int] = frozenset()
+        self._resident: tuple[int, ...] = ()  # the same, as the worker tells it
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
@@ -138,8 +140,8 @@ class Service:
         self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
     ) -> None:
         """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
-        if tensor.nbytes > (limit := self.config.zmq.max_message_bytes):
-            raise TooLarge(f"a tensor has at most {limit} bytes (zmq.max_message_mb)")
+        if tensor.nbytes > self._max_bytes:
+            raise TooLarge(f"a tensor has at most {self._max_bytes} bytes (zmq.max_message_mb)")
         now_s = self._now()
         arrived_s = now_s if arrived_s is None else arrived_s
         deadline_ms = infer.deadline_ms
@@ -226,7 +228,7 @@ class Service:
 
     # ---------------------------------------------------------------------------- the worker
 
-    def on_up(self, resident: frozenset[int]) -> None:
+    def on_up(self, resident: tuple[int, ...]) -> None:
         """A worker is warm: serve."""
         self._ordered = None
         self.on_kept(resident)
@@ -244,9 +246,9 @@ class Service:
         running = self.running
         if running is None or running.key != done.key:
             return
-        start, phi = running.start, running.start.decision.phi
+        start, phi, now_s = running.start, running.start.decision.phi, self._now()
         answers = [
-            (request, self._header(running, request, answer), output)
+            (request, self._header(running, request, answer, now_s), output)
             for request, answer, output in _each(start, done, tensor)
             if request in running.waiting
         ]
@@ -255,9 +257,8 @@ class Service:
         if not somebody_waits:
             _reply(answers)
         if not done.cold:
-            takes_ms = self.scheduler.takes_ms(start)
-            self.slowdown.observe(done.inference_ms, takes_ms, self._now())
-        self.on_kept(frozenset(done.resident))
+            self.slowdown.observe(done.inference_ms, self.scheduler.takes_ms(start), now_s)
+        self.on_kept(done.resident)
         for request, header, _ in answers:
             self._report(running, request, not header.late)
         self._free()
@@ -273,11 +274,11 @@ class Service:
                 outcome = "late" if header.late else "ok"
                 self._record(running, request, outcome, alone_ms, header.latency_ms)
 
-    def on_kept(self, resident: frozenset[int]) -> None:
-        """Note what is resident now."""
-        if resident != self.resident:
-            self.resident = resident
-            self.metrics.show_resident(resident)
+    def on_kept(self, resident: tuple[int, ...]) -> None:
+        """Note what is resident now, in ascending order."""
+        if resident != self._resident:
+            self._resident, self.resident = resident, frozenset(resident)
+            self.metrics.show_resident(self.resident)
         self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:
@@ -335,15 +336,24 @@ class Service:
         self._refuse_running(error)
 
     def _update_limits(self) -> None:
-        limits = self.monitor.limits(self.slowdown.at(self._now()), self.resident)
+        now_s = self._now()
+        sensed = self.monitor.limits(self.resident)
+        max_phi = sensed.max_phi
         if self.shrinking.evicted:
             # What is to return is loaded behind, never while a request waits.
             cap = max(self.resident, default=0)
-            limits = limits._replace(
-                max_phi=cap if limits.max_phi is None else min(cap, limits.max_phi)
-            )
-        left_s = max(0.0, self._battery_until_s - self._now())
-        self.limits = limits._replace(left_s=left_s, unloaded=self.residency.unloaded)
+            max_phi = cap if max_phi is None else min(cap, max_phi)
+        # Not `_replace`, which takes three times as long: this is done once a request.
+        self.limits = Limits(
+            sensed.budget_ms,
+            max_phi,
+            max(sensed.slowdown, self.slowdown.at(now_s)),
+            sensed.memory_bytes,
+            self.resident,
+            sensed.energy_j,
+            max(0.0, self._battery_until_s - now_s),
+            self.residency.unloaded,
+        )
 
     def _fit_into_memory(self) -> None:
         """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
@@ -364,9 +374,10 @@ class Service:
 
     # ---------------------------------------------------------------------------- answers
 
-    def _header(self, running: Running, request: Request, done: worker.Done) -> AnswerHeader:
+    def _header(
+        self, running: Running, request: Request, done: worker.Done, now_s: float
+    ) -> AnswerHeader:
         phi = running.start.decision.phi
-        now_s = self._now()
         return AnswerHeader(
             id=request.ticket.id,
             phi=phi,

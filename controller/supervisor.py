@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from .arena import Arena
 from .channel import FrontEnd, OnMessage
 from .worker import RUN, Orders, Run
 
@@ -24,21 +25,21 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 class Supervisor:
     """Keeps one worker process running; messages from it go to `on_message(kind, header, tensor)`.
 
-    A run's tensors have at most `place_bytes`. Each worker has a channel of its own, so nothing of a dead
-    worker can be taken for its successor's. `on_loss(reason)` is called as soon as a worker is gone, after
-    what it said last. Workers that die young are replaced after growing pauses.
+    A run's tensors lie in the `arena`. Each worker has a channel of its own, so nothing of a dead worker can
+    be taken for its successor's. `on_loss(reason)` is called as soon as a worker is gone, after what it said
+    last. Workers that die young are replaced after growing pauses.
     """
 
     def __init__(
         self,
         orders: Orders,
-        place_bytes: int,
+        arena: Arena,
         on_message: OnMessage,
         on_loss: Callable[[str], None],
     ) -> None:
         self.orders = orders
         self.restarts = 0
-        self._place_bytes = place_bytes
+        self._arena = arena
         self._on_message = on_message
         self._on_loss = on_loss
         self._channel: FrontEnd | None = None
@@ -63,13 +64,12 @@ class Supervisor:
     def run(self, order: Run, tensors: Sequence[NDArray[Any]]) -> None:
         """Have the worker run these tensors."""
         if self._channel is not None:
-            order.place = self._channel.put(*tensors)
+            order.offset = self._arena.put(*tensors)
             self._channel.send(RUN, order)
 
     def stage(self, tensor: NDArray[Any]) -> None:
         """Bring the tensor of what is likely to run next to where the worker sees it."""
-        if self._channel is not None:
-            self._channel.stage(tensor)
+        self._arena.stage(tensor)
 
     def proved_well(self) -> None:
         """Note that the worker works, so that its successor would be started without a pause."""
@@ -98,15 +98,16 @@ class Supervisor:
 
     async def _keep_one(self) -> None:
         while True:
-            self._channel = channel = FrontEnd(self._on_message, self._place_bytes)
-            orders = msgspec.structs.replace(self.orders, channel=channel.theirs)
+            self._channel = channel = FrontEnd(self._on_message)
+            inherited = channel.theirs, self._arena.descriptor
+            orders = msgspec.structs.replace(self.orders, channel=inherited)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "adaphi.controller.worker",
                 msgspec.json.encode(orders).decode(),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=channel.theirs,
+                pass_fds=inherited,
             )
             channel.hand_over()
             log.info("started worker %d", self._process.pid)

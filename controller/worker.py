@@ -28,7 +28,7 @@ from ..errors import AdaphiError, RequestError
 from ..model_zoo.profile import Profile
 from ..processes import work_for_parent
 from .channel import WorkerEnd
-from .protocol import decode
+from .protocol import decode, name_of
 
 if TYPE_CHECKING:
     from ..model_zoo.choosing import Measured
@@ -133,7 +133,7 @@ class Run(msgspec.Struct):
     """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes).
 
     With `tops`, how many labels each request wants, it is for a batch, and `shape` begins with its size. The
-    tensors lie in the channel's `place`.
+    tensors lie at `offset` of the shared memory.
     """
 
     key: int
@@ -143,7 +143,7 @@ class Run(msgspec.Struct):
     shape: tuple[int, ...]
     keep: tuple[int, ...] | None = None
     tops: tuple[int, ...] = ()
-    place: int = 0
+    offset: int = 0
 
 
 def main(orders_json: str) -> None:
@@ -269,9 +269,8 @@ def _tell_if_loaded(front: WorkerEnd, pool: WarmPool, phi: int) -> bool:
 
 def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
     try:
-        x = np.frombuffer(front.places[run.place], run.dtype, math.prod(run.shape)).reshape(
-            run.shape
-        )
+        x = np.frombuffer(front.memory, run.dtype, math.prod(run.shape), run.offset)
+        x = x.reshape(run.shape)
         keep = None if run.keep is None else frozenset(run.keep)
         result = pool.run(run.phi, x, keep=keep, batched=bool(run.tops))
         label = result.runner.labels
@@ -290,7 +289,7 @@ def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
         inference_ms=result.latency_ms,
         cold=result.cold,
         resident=tuple(sorted(pool.resident)),
-        dtype=output.dtype.name,
+        dtype=name_of(output.dtype),
         shape=output.shape,
         top=top,
         tops=tops,

@@ -64,7 +64,7 @@ class WarmPool:
         self.failures: dict[int, str] = {}
         """Why the last load behind of a variant failed; gone once another one begins."""
         self._behind: list[int] = []  # what the loader still has to load
-        self._loader: threading.Thread | None = None
+        self._loader_works = False
 
     def __repr__(self) -> str:
         return f"<WarmPool(ladder={self.ladder.name!r}, resident={sorted(self._runners)})>"
@@ -78,7 +78,7 @@ class WarmPool:
     @property
     def loading(self) -> bool:
         """Say whether variants are being loaded in the background."""
-        return self._loader is not None and self._loader.is_alive()
+        return self._loader_works
 
     def memory_bytes(self, phi: int) -> int:
         """Return what `phi` takes (bytes): as known, else as last measured, 0 if it never was loaded."""
@@ -165,7 +165,7 @@ class WarmPool:
 
     def _evict_all_but(self, phis: Set[int]) -> None:
         """Evict what is resident besides `phis`, and begin no load that still waits."""
-        self._behind = []
+        self._load_behind([])
         for other in self.resident - phis:
             self.evict(other)
 
@@ -183,24 +183,33 @@ class WarmPool:
             self.load(phi)  # a load behind may make room of it again
 
     def _load_behind(self, phis: list[int]) -> None:
-        self._behind = phis
-        if phis and not self.loading:
-            self._loader = threading.Thread(target=self._load_what_is_behind, daemon=True)
-            self._loader.start()
+        with self._changing:
+            self._behind = phis
+            starts = bool(phis) and not self._loader_works
+            self._loader_works |= starts
+        if starts:
+            threading.Thread(target=self._load_what_is_behind, daemon=True).start()
 
     def _load_what_is_behind(self) -> None:
         if (
             sys.platform == "linux"
         ):  # where a thread has a priority of its own: what runs goes first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICENESS)
-        while behind := self._behind:  # only replaced elsewhere, never changed
-            phi = behind.pop(0)
+        while (phi := self._next_behind()) is not None:
             try:
                 self.load(phi)
             except Exception as error:  # whatever it is: what is resident goes on answering
                 self.failures[phi] = str(error) or type(error).__name__
                 log.warning("φ=%d could not be loaded: %s", phi, error)
-        return_free_memory()  # a load reads its weights into memory that it then needs no more
+            if not self._behind:
+                # A load reads its weights into memory that it then needs no more.
+                return_free_memory()
+
+    def _next_behind(self) -> int | None:
+        """Return what to load next; None ends the loader, and whoever asks after that starts another."""
+        with self._changing:
+            self._loader_works = bool(self._behind)
+            return self._behind.pop(0) if self._behind else None
 
     def _make_room(self, wanted_bytes: int, newcomer: int) -> None:
         limit = self.memory_limit_bytes

@@ -53,7 +53,7 @@ class World:
         self.up = False
 
     def hear(self, kind: bytes, header: msgspec.Struct, tensor: Any = None) -> None:
-        frames = [zmq.Frame(bytes(frame)) for frame in protocol.encode(kind, header, tensor)]
+        frames = [bytes(frame) for frame in protocol.encode(kind, header, tensor)]
         self.asker.on_message(frames)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import prometheus_client
 import pytest
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 
 from adaphi.controller.books import Books
-from adaphi.controller.metrics import Metrics
+from adaphi.controller.metrics import Histogram, Metrics
 from adaphi.controller.protocol import AnswerHeader
 from adaphi.model_zoo import Profile
+
+BOUNDS = (0.001, 0.02, 0.5, 1.0, 7.5)
 
 
 def answer(phi: int, *, late: bool) -> AnswerHeader:
@@ -63,3 +68,22 @@ def test_so_are_the_history_and_the_tallies(
 ) -> None:
     assert read(kept[0]) == expected
     assert kept[0].tallies[0].runs == {1: (0, 0)}  # a run that answered nobody tells nothing
+
+
+@given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(0, 10)), max_size=30))
+def test_histograms_read_as_the_library_s_own(values: list[float]) -> None:
+    """Bounds are inclusive, sums and labels the same, to the letter."""
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    mine = Histogram("x_seconds", "Text.", BOUNDS, ours, "variant", ["a", "b"])
+    other = prometheus_client.Histogram(
+        "x_seconds", "Text.", ["variant"], buckets=BOUNDS, registry=theirs
+    )
+    for name in ("a", "b"):
+        other.labels(name)
+    for number, value in enumerate(values):
+        mine.observe(value, number % 2)
+        other.labels("ab"[number % 2]).observe(value)
+    expected = generate_latest(theirs).decode().splitlines()
+    assert generate_latest(ours).decode().splitlines() == [
+        line for line in expected if "_created" not in line
+    ]

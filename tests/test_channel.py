@@ -13,9 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from adaphi.controller.arena import Arena
 from adaphi.controller.channel import FrontEnd, WorkerEnd
-
-PLACE_BYTES = 1 << 20
 
 
 class Note(msgspec.Struct):
@@ -34,9 +33,10 @@ async def both_ends() -> AsyncIterator[tuple[FrontEnd, WorkerEnd, list[tuple[byt
         note = msgspec.msgpack.decode(header, type=Note)
         heard.append((kind, note, b"".join(map(bytes, tensor))))
 
-    front = FrontEnd(on_message, PLACE_BYTES)
-    worker = WorkerEnd(*map(os.dup, front.theirs))
+    front, arena = FrontEnd(on_message), Arena(1)
+    worker = WorkerEnd(os.dup(front.theirs), os.dup(arena.descriptor))
     front.hand_over()
+    arena.close()
     try:
         yield front, worker, heard
     finally:
@@ -75,40 +75,6 @@ def test_every_answer_arrives_whole_and_in_order() -> None:
                 assert heard[2 * number + 1] == (b"K", Note(number), b"")
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize("staged", [(), (1,), (0, 1, 2, 3), (2, 1)])
-def test_tensors_lie_where_the_worker_looks(staged: tuple[int, ...]) -> None:
-    """Of any type and layout, staged before or not, or another instead; the last run's stay untouched."""
-    tensors = [
-        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
-        np.arange(60, dtype=np.int64).reshape(6, 10).T,
-        np.zeros((0, 3), np.uint8),
-        np.arange(7, dtype=np.float64),
-    ]
-
-    async def run() -> None:
-        async with both_ends() as (front, worker, _):
-            before, last = tensors[0], front.put(tensors[0])
-            for tensor in tensors:
-                for other in staged:
-                    front.stage(tensors[other])
-                place = front.put(tensor, tensors[1])
-                assert place == 1 - last
-                there = np.frombuffer(worker.places[place], np.uint8)
-                np.testing.assert_array_equal(there[: tensor.nbytes], raw(tensor))
-                np.testing.assert_array_equal(there[tensor.nbytes :][: 8 * 60], raw(tensors[1]))
-                there = np.frombuffer(worker.places[last], before.dtype, before.size)
-                np.testing.assert_array_equal(there.reshape(before.shape), before)
-                before, last = tensor, place
-            assert front.send(b"?")
-            assert worker.wait(1000) and worker.receive() == (b"?", b"")
-
-    asyncio.run(run())
-
-
-def raw(tensor: Any) -> Any:
-    return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
 def test_the_end_of_either_side_is_noticed() -> None:

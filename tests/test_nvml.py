@@ -145,7 +145,7 @@ def test_a_gpu_that_is_lost_leaves_the_smallest_variant_and_may_return(
 
     def cap(now_s: float) -> int | None:
         monitor.update(now_s)
-        return monitor.limits(1.0, frozenset({0})).max_phi
+        return monitor.limits(frozenset({0})).max_phi
 
     assert cap(100.0) == 1 and driver.inits == 1
     driver.broken = getattr(pynvml, f"NVML_ERROR_{code}")

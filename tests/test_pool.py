@@ -203,3 +203,21 @@ def test_weights_that_cannot_be_had_give_one_clear_error(monkeypatch: pytest.Mon
         get_backend("torch").build(variant)
     with pytest.raises(LadderError, match="no model called 'nosuchnet'"):
         get_backend("torch").build(Variant(0, "nosuchnet", 0.5))
+
+
+def test_a_load_that_is_asked_for_while_the_loader_ends_is_not_lost(
+    backend: SleepingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader gives memory back before it ends, which takes a while: who asks meanwhile is served."""
+    warm, ending = WarmPool(LADDER, backend), threading.Event()
+
+    def give_back() -> None:
+        if threading.current_thread() is not threading.main_thread() and not ending.is_set():
+            ending.set()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(pool, "return_free_memory", give_back)
+    warm.load_behind(1)
+    assert ending.wait(10)
+    warm.keep({1, 2})
+    _wait_for(warm, {1, 2})

@@ -116,9 +116,9 @@ def routers(config: Zmq) -> Iterator[list[int]]:
     running, over = threading.Event(), threading.Event()
 
     async def main() -> None:
-        def reply(peer: Any, frames: list[zmq.Frame]) -> None:
-            id = protocol.decode(protocol.HelloHeader, frames[2].bytes).id
-            served.send(peer, protocol.encode(protocol.OK, protocol.OkHeader(id, ready=True)))
+        def reply(peer: Any, frames: list[Any]) -> None:
+            id = protocol.decode(protocol.HelloHeader, bytes(frames[2])).id
+            peer.send(protocol.encode(protocol.OK, protocol.OkHeader(id, ready=True)))
 
         served = Routers(context, config, reply, lambda: refusals.append(1))
         running.set()

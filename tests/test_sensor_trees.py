@@ -261,7 +261,7 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(
 
     def seen(now_s: float) -> tuple[int, bool, float | None]:
         monitor.update(now_s)
-        limits = monitor.limits(1.0, resident)
+        limits = monitor.limits(resident)
         cap = 2 if limits.max_phi is None else limits.max_phi
         return cap, monitor.up[source], limits.memory_bytes
 
@@ -274,7 +274,7 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(
     never = BudgetMonitor([make_sensor(source, tmp_path / "none")], sized, stale_s=2)
     never.update(0.0)
     never.update(9.0)
-    assert never.limits(1.0, resident).max_phi is None and never.up == {source: False}
+    assert never.limits(resident).max_phi is None and never.up == {source: False}
 
 
 def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path, sized: Profile) -> None:
@@ -294,7 +294,7 @@ def test_a_group_s_limit_is_what_a_plan_of_the_resident_set_may_use(
     """300 MiB of room less the reserve, and what is resident already: not the machine's 4 GB."""
     monitor = BudgetMonitor([MemorySensor(write(tmp_path, PROC | UNIFIED))], sized)
     monitor.update(0.0)
-    limits = monitor.limits(1.0, frozenset({0}))
+    limits = monitor.limits(frozenset({0}))
     assert limits.memory_bytes == 300 * MIB - MEMORY_RESERVE_BYTES + 50 * MIB
 
 

@@ -78,7 +78,7 @@ def test_memory_caps_the_variants(
     spare_kb = (free_mib << 10) + (MEMORY_RESERVE_BYTES >> 10 if free_mib else 0)
     monitor = BudgetMonitor([MemorySensor(proc(tmp_path, available_kb=spare_kb))], sized)
     monitor.update(0.0)
-    assert monitor.limits(1.0, frozenset(resident)).max_phi == cap
+    assert monitor.limits(frozenset(resident)).max_phi == cap
 
 
 def test_the_tightest_of_all_sensors_counts(tmp_path: Path, sized: Profile) -> None:
@@ -90,10 +90,9 @@ def test_the_tightest_of_all_sensors_counts(tmp_path: Path, sized: Profile) -> N
     seen = []
     for now_s in (0.0, 1.0, 2.0):
         monitor.update(now_s)
-        seen.append(monitor.limits(1.2, frozenset())[:2])
+        seen.append(monitor.limits(frozenset())[:2])
     assert seen == [(30.0, 1), (20.0, 1), (40.0, None)]
-    assert monitor.limits(1.2, frozenset()).slowdown == 3.0
-    assert monitor.limits(9.9, frozenset()).slowdown == 9.9
+    assert monitor.limits(frozenset()).slowdown == 3.0
 
 
 @pytest.mark.parametrize(

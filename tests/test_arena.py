@@ -1,0 +1,94 @@
+"""The memory that front and worker share: what lies where, and that nothing is overwritten too soon."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaphi.controller.arena import SLOT_BYTES, SLOTS, Arena
+
+PLACE_BYTES = 1 << 20
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    arena = Arena(PLACE_BYTES)
+    yield arena
+    arena.close()
+
+
+def seen_by_worker(arena: Arena) -> Any:
+    """Return the memory as another process maps it."""
+    return np.frombuffer(mmap.mmap(arena.descriptor, os.fstat(arena.descriptor).st_size), np.uint8)
+
+
+def raw(tensor: Any) -> Any:
+    return np.frombuffer(tensor.tobytes(), np.uint8)
+
+
+@pytest.mark.parametrize("staged", [(), (1,), (0, 1, 2, 3), (2, 1)])
+def test_tensors_lie_where_the_worker_looks(arena: Arena, staged: tuple[int, ...]) -> None:
+    """Of any type and layout, staged before or not, or another instead; the last run's stay untouched."""
+    memory = seen_by_worker(arena)
+    tensors = [
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        np.arange(60, dtype=np.int64).reshape(6, 10).T,
+        np.zeros((0, 3), np.uint8),
+        np.arange(7, dtype=np.float64),
+    ]
+    before, last = tensors[0], arena.put(tensors[0])
+    for tensor in tensors:
+        for other in staged:
+            arena.stage(tensors[other])
+        offset = arena.put(tensor, tensors[1])
+        assert offset != last
+        there = memory[offset:]
+        np.testing.assert_array_equal(there[: tensor.nbytes], raw(tensor))
+        np.testing.assert_array_equal(there[tensor.nbytes :][: 8 * 60], raw(tensors[1]))
+        np.testing.assert_array_equal(memory[last:][: before.nbytes], raw(before))
+        before, last = tensor, offset
+
+
+def test_what_was_leased_is_put_without_a_copy(arena: Arena) -> None:
+    """It lies where it was read to, also as another type; a view that is not contiguous is copied."""
+    memory = seen_by_worker(arena)
+    frame = arena.lease(240)
+    frame[:] = bytes(range(240))
+    tensor = np.frombuffer(frame, "<i2").reshape(10, 12)
+    offset = arena.put(tensor)
+    frame[0] = 99
+    assert memory[offset] == 99
+    turned = arena.put(tensor.T)
+    np.testing.assert_array_equal(memory[turned:][:240], raw(tensor.T))
+    together = arena.put(tensor, tensor)
+    np.testing.assert_array_equal(memory[together:][:480], np.tile(raw(tensor), 2))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.sampled_from([1, 5000, SLOT_BYTES, SLOT_BYTES + 1])))
+)
+def test_leases_never_overlap_and_come_back(orders: list[tuple[int, int]]) -> None:
+    """Whatever is leased and dropped, in any order: what is held keeps its content, every slot returns."""
+    arena, held = Arena(1), dict[int, tuple[Any, int]]()
+    for number, (name, size) in enumerate(orders):
+        held.pop(name, None)
+        tensor = np.frombuffer(arena.lease(size), np.uint8)
+        tensor[:3] = tensor[-3:] = number % 251
+        held[name] = tensor.reshape(1, -1), number % 251  # a view of a view keeps the slot
+        del tensor
+        for kept, content in held.values():
+            assert kept[0, 0] == kept[0, -1] == content
+    held.clear()
+    kept = None
+    leases = [arena.lease(1) for _ in range(SLOTS)]
+    inside = [arena.put(np.frombuffer(lease, np.uint8)) for lease in leases]
+    assert len(set(inside)) == SLOTS
+    del leases
+    arena.close()
