@@ -20,6 +20,8 @@ HANDSHAKE_S = 5.0
 """Who has not said by then who he is has to go."""
 LINGER_S = 0.5
 """What was sent before the end may still leave in that time."""
+BURST = 64
+"""Messages of one client that are handled in a row."""
 FULL_PAUSE_S = 1.0
 """The pause before anybody else is let in, where there are too many already."""
 
@@ -45,7 +47,7 @@ class LocalPeer:
         self._gone = False
         self._loop.add_reader(plain, self._read)
         self._timer = self._loop.call_later(HANDSHAKE_S, self._check_handshake)
-        self._write()
+        self._loop.call_soon(self._write)
 
     def send(self, frames: list[Any]) -> bool:
         """Send without waiting; return False if the client is gone or does not keep up."""
@@ -80,12 +82,27 @@ class LocalPeer:
             log.debug("a client's connection was ended: %s", error)
             self.close()
             return
-        for message in messages:
-            self._on_message(self, message)
+        self._handle(messages)
         if self._stream.is_behind:
             self._watch()
 
+    def _handle(self, messages: list[list[Any]]) -> None:
+        """Handle messages; of many, some after others had their turn, and before any more is read."""
+        for message in messages[:BURST]:
+            self._on_message(self, message)
+        if len(messages) <= BURST or self._gone:
+            return
+        self._loop.remove_reader(self._stream.socket)
+        self._loop.call_soon(self._go_on, messages[BURST:])
+
+    def _go_on(self, messages: list[list[Any]]) -> None:
+        if not self._gone:
+            self._loop.add_reader(self._stream.socket, self._read)
+            self._handle(messages)
+
     def _write(self) -> None:
+        if self._gone:
+            return
         try:
             self._stream.flush()
         except OSError:

@@ -14,6 +14,8 @@ SOCKET_BYTES = 4 << 20
 """What the kernel is asked to hold of a local socket in each direction: a picture passes in one piece."""
 MOST_UNSENT = 256
 """So many messages wait for the other side to read, and no more."""
+READS = 4
+"""How often a socket is read before others get their turn: a picture takes two."""
 
 
 def address_of(address: str) -> tuple[socket.AddressFamily, Any]:
@@ -80,7 +82,7 @@ class Stream:
         """
         wire, read = self.wire, self.socket.recv_into
         messages: list[list[Any]] = []
-        while True:
+        for _ in range(READS):
             buffer = wire.buffer()
             try:
                 count = read(buffer)
@@ -93,8 +95,10 @@ class Stream:
                     break  # they count; the end is still there the next time
                 raise EOFError("the other side is gone")
             messages += wire.received(count)
-            if count < len(buffer):
+            if messages or count < len(buffer):
                 break
+        if len(self._unsent) >= MOST_UNSENT:
+            wire.answers.clear()  # one who only asks whether anybody is here, and never listens
         if wire.answers:
             self.flush()
         return messages
@@ -103,7 +107,7 @@ class Stream:
         """Send what is unsent, as far as it goes; raise `OSError` if the connection is gone."""
         wire, unsent = self.wire, self._unsent
         answers, wire.answers = wire.answers, []
-        parts = [*unsent, *answers]
+        parts = [*unsent, b"".join(answers)] if answers else [*unsent]
         unsent.clear()
         self._unsent_bytes = 0
         self._push(parts)

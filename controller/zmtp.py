@@ -23,6 +23,8 @@ STAGING_BYTES = 1 << 14
 """What is read at once; a frame of more than half of that is long."""
 MOST_FRAMES = 64
 """A message has at most so many frames."""
+MOST_PONGS = 16
+"""So many of the pings that come at once are answered: any of them says that somebody is here."""
 PARTNERS = {b"ROUTER": (b"DEALER", b"REQ", b"ROUTER"), b"DEALER": (b"ROUTER", b"DEALER", b"REP")}
 """Who may talk to whom, by the kinds of their sockets."""
 
@@ -193,7 +195,7 @@ class Wire:
             if (kind := _properties(content).get(b"socket-type")) not in PARTNERS[self._kind]:
                 raise Broken(f"a socket of the kind {kind!r}")
             self.is_open = True
-        elif name == b"PING":
+        elif name == b"PING" and len(self.answers) < MOST_PONGS:
             self.answers.append(_command(b"PONG", content[2:18]))
         elif name == b"ERROR":
             raise Broken(f"the other side says: {content!r}")

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 MEMORY = 6  # differences that are combined
 RESETS = 3  # of the acceleration, then plain averaged steps
-_LONG = 2**16  # numbers in a point: beyond, its history is read once a step, and never copied
+_LONG = 2**9  # numbers in a point: beyond, its history is read once a step, and never copied
 
 
 def rest(

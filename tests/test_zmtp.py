@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from adaphi.controller import zmtp
 from adaphi.controller.connection import PlainConnection
-from adaphi.controller.local import LocalRouter
+from adaphi.controller.local import BURST, LocalRouter
 from adaphi.controller.stream import address_of
 
 LIMIT_BYTES = 1_000_000
-SIZES = (0, 1, 255, 256, 8191, 8192, 16_383, 16_384, 40_000, 300_000)
+SIZES = (0, 1, 255, 256, 8191, 8192, 16_383, 16_384, 40_000, 70_000)
 
 
 def fed(wire: zmtp.Wire, data: bytes, cuts: Iterator[int]) -> list[list[bytes]]:
@@ -225,6 +225,55 @@ def test_a_client_that_says_nothing_has_to_go(address: str, monkeypatch: Any) ->
             while data := one.recv(1000):
                 seen += data
             assert seen == zmtp.greeting()
+
+
+def test_one_who_floods_leaves_others_their_turn(tmp_path: Path) -> None:
+    """Thousands of messages that come at once are handled a few at a time; none is lost or overtaken."""
+    seen: list[int] = []
+    turns: list[int] = []
+
+    async def main() -> None:
+        def take(_: Any, frames: list[bytes]) -> None:
+            seen.append(int(frames[0]))
+
+        router = LocalRouter(f"ipc://{tmp_path}/s", LIMIT_BYTES, take)
+        _, writer = await asyncio.open_unix_connection(f"{tmp_path}/s")
+        flood = b"".join(on_wire([b"%d" % k]) for k in range(5000))
+        writer.write(zmtp.greeting() + zmtp.ready(b"DEALER") + flood)
+        async with asyncio.timeout(10):
+            while len(seen) < 5000:
+                before = len(seen)
+                await asyncio.sleep(0)
+                turns.append(len(seen) - before)
+        writer.close()
+        router.close()
+
+    asyncio.run(main())
+    assert seen == list(range(5000)) and max(turns) <= 2 * BURST
+
+
+def test_one_who_asks_whether_anybody_is_here_and_never_listens(tmp_path: Path) -> None:
+    """What waits for it to read is bounded: pongs, too."""
+
+    async def main() -> None:
+        router = LocalRouter(f"ipc://{tmp_path}/s", LIMIT_BYTES, lambda *_: None)
+        with socket.socket(socket.AF_UNIX) as mute:
+            mute.setblocking(False)
+            mute.connect(f"{tmp_path}/s")
+            await asyncio.sleep(0.05)
+            ping = b"\x04\x17\x04PING\x00\x14" + bytes(16)
+            mute.send(zmtp.greeting() + zmtp.ready(b"DEALER"))
+            left = b""
+            for _ in range(500):
+                left = left or ping * 1000
+                with suppress(BlockingIOError):
+                    left = left[mute.send(left) :]
+                await asyncio.sleep(0)
+            [peer] = router._peers
+            assert peer._stream._unsent_bytes < 100_000
+        router.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
