@@ -80,11 +80,9 @@ class Call:
         try:
             if self._unfit is None:
                 self._visit.take(size)
-        except (
-            RequestError
-        ) as error:  # the rest is read on and dropped, so that the client hears why
-            self._unfit = self._refused(error)
-            self._body = memoryview(b"")
+        except RequestError as error:
+            # The rest is read on and dropped, so that the client hears why.
+            self._unfit, self._body = self._refused(error), memoryview(b"")
         if not self.missing:
             self._patience.cancel()
             self._submit()
