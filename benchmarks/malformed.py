@@ -155,7 +155,7 @@ def _head(
     """Return the lines of a head that claims `claimed` bytes to follow (None: as many as there are)."""
     targets = paths(model)
     path = targets[0] if draw.random() < 0.7 else draw.choice(targets)
-    method = "POST" if draw.random() < 0.9 else draw.choice(["GET", "PUT", "PATCH", "NONSENSE"])
+    method = "POST" if draw.random() < 0.9 else draw.choice(["GET", "PUT", "PATCH", "PURGE"])
     size = len(body) if claimed is None else claimed
     lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: x", b"Content-Length: %d" % size]
     if length is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from ..errors import Busy, InvalidRequest, RequestError, TooLarge
 
-Take = Callable[[int], None]
 BODY_S = 10.0
 """How long a body may take to arrive."""
 PIECE_BYTES = 1 << 20
@@ -25,29 +23,42 @@ class Room:
     """How many bytes of bodies there may be at a time, those being read and those that wait for a model."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._taken_bytes = 0
+        self.limit_bytes = limit_bytes
+        self.taken_bytes = 0
 
-    @contextmanager
-    def visit(self) -> Iterator[Take]:
-        """Yield a function that takes bytes, or raises `Busy`; all of them are given back at the end."""
-        mine = 0
+    def visit(self) -> Visit:
+        """Return what a request holds: nothing yet."""
+        return Visit(self)
 
-        def take(size: int) -> None:
-            nonlocal mine
-            if self._taken_bytes + size > self._limit_bytes:
-                raise Busy(f"{self._taken_bytes} bytes of requests are held already")
-            self._taken_bytes += size
-            mine += size
 
-        try:
-            yield take
-        finally:
-            self._taken_bytes -= mine
+class Visit:
+    """What one request holds of a room, from its first byte to its answer."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._mine = room, 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more; raise `Busy` where there is no room for them."""
+        room = self._room
+        if room.taken_bytes + size > room.limit_bytes:
+            raise Busy(f"{room.taken_bytes} bytes of requests are held already")
+        room.taken_bytes += size
+        self._mine += size
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._room.taken_bytes -= self._mine
+        self._mine = 0
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 async def read_body(
-    request: Request, limit_bytes: int, take: Take = lambda size: None
+    request: Request, limit_bytes: int, take: Callable[[int], None] = lambda size: None
 ) -> bytearray:
     """Return a request's body, of at most `limit_bytes` also when inflated; `take` is told of each piece.
 
@@ -78,7 +89,11 @@ async def read_body(
 
 
 async def _collect(
-    body: bytearray, inflater: _Inflater | None, chunk: bytes, limit_bytes: int, take: Take
+    body: bytearray,
+    inflater: _Inflater | None,
+    chunk: bytes,
+    limit_bytes: int,
+    take: Callable[[int], None],
 ) -> RequestError | None:
     """Append a chunk to `body`; where it does not fit, empty it and return the error that says so."""
     try:

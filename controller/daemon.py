@@ -41,6 +41,7 @@ from .arena import Arena
 from .dedup import Asked, Ledger
 from .flight import FlightRecorder
 from .history import Second
+from .inference import Inference
 from .metrics import Metrics
 from .notify import Notifier, Watchdog
 from .oip_routes import OpenInference
@@ -142,14 +143,15 @@ class Daemon:
         except AdaphiError:
             listener.close()
             raise
-        routes = OpenInference(self).routes()
+        inference = Inference(self, self.arena.lease)
         self.http = http.make_server(
             self.metrics.registry,
             lambda: self.ready,
             self.status,
             self.status_with_history,
-            routes,
+            OpenInference(inference).routes(),
             token,
+            inference,
         )
         self.http_task = asyncio.create_task(self.http.serve(sockets=[listener]))
         self.supervisor = Supervisor(

@@ -8,13 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import h11
 import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
@@ -24,37 +22,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RequestError, StartupError
-from .oip import status_of
+from .direct import MAX_HEADER_BYTES, head_bytes, protocol_of
+from .inference import Inference, refusal
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_HEADER_BYTES = 16 * 1024
-"""What a request's line and headers may have together."""
 KEEP_ALIVE_S = 60
 """How long an idle connection is kept: a camera that asks every few seconds keeps its own."""
 GRACE_S = 2
 """How long a shutdown waits for connections that are still busy."""
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """What is answered without a token: yes or no, and nothing else."""
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP, whose own errors are JSON too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or has too large a header, and close the connection."""
-        body = json.dumps({"error": msg}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        events = (response, h11.Data(data=body), h11.EndOfMessage())
-        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -66,14 +45,13 @@ class _Server(uvicorn.Server):
 
 
 class _HeaderLimit:
-    """Refuses large headers: h11 counts only what is still incomplete after a read."""
+    """Refuses large headers: the protocol counts only what is still incomplete after a read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = len(scope["raw_path"]) + sum(len(k) + len(v) for k, v in scope["headers"])
-        if size > MAX_HEADER_BYTES:
+        if (size := head_bytes(scope["raw_path"], scope["headers"])) > MAX_HEADER_BYTES:
             error = f"the headers have {size} bytes; at most {MAX_HEADER_BYTES} are read"
             await JSONResponse({"error": error}, 431)(scope, receive, send)
         else:
@@ -127,11 +105,12 @@ def make_server(
     status_with_history: Callable[[], dict[str, object]],
     routes: Sequence[Route] = (),
     token: bytes | None = None,
+    inference: Inference | None = None,
 ) -> uvicorn.Server:
     """Return a server of `/metrics`, `/healthz`, `/readyz`, `/`, `/status` and `routes`.
 
-    With `token` all but health asks for it. `/` is the live page to a browser and the state as JSON to anyone
-    else, `/status` the state with the last minutes.
+    Plain requests for `inference` go past the routes. With `token` all but health asks for it. `/` is the
+    live page to a browser and the state as JSON to anyone else, `/status` the state with the last minutes.
     """
 
     async def healthz(_: Request) -> Response:
@@ -172,14 +151,13 @@ def make_server(
     )
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=protocol_of(inference, token),
         loop="asyncio",
         ws="none",
         lifespan="off",
         log_config=None,
         log_level="error",  # or anyone could fill the log with a line for each bad request
         access_log=False,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
@@ -193,10 +171,8 @@ def _framework_error(_: Request, error: Exception) -> Response:
 
 def _request_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    status = status_of(error)
-    return JSONResponse(
-        {"error": str(error)}, status, {"Retry-After": "1"} if status == 503 else None
-    )
+    sent = refusal(error)
+    return Response(sent.body, sent.status, sent.headers)
 
 
 def _nobody_there(_: Request, __: Exception) -> Response:

@@ -11,7 +11,6 @@ schedule_policy, classification, parameters and statistics, github.com/triton-in
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ DATATYPES = {
     "FP64": "float64",
 }
 """Names of the protocol's datatypes in numpy; BYTES and BF16 are not taken."""
-_NAMES = {numpy: name for name, numpy in DATATYPES.items()}
+_NAMES = {np.dtype(numpy): name for name, numpy in DATATYPES.items()}
 _LISTS: dict[str, Any] = {"b": list[bool], "i": list[int], "u": list[int], "f": list[float]}
 _NOT_LAYOUT = bytes(set(range(256)) - set(b"[],"))
 
@@ -161,7 +160,7 @@ def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
 # -------------------------------------------------------------------------------- requests
 
 
-def read(body: bytes | bytearray, header_length: str | None) -> Asked:
+def read(body: bytes | bytearray | memoryview, header_length: str | None) -> Asked:
     """Return what a body asks for; `header_length` is the header Inference-Header-Content-Length.
 
     Tensors are views of the body. Raises `ProtocolError`, `InvalidRequest` or `TooLarge`.
@@ -190,7 +189,7 @@ def read(body: bytes | bytearray, header_length: str | None) -> Asked:
 
 
 def _length(text: str, total: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,12}", text) or int(text) > total:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12) or int(text) > total:
         raise ProtocolError(
             f"Inference-Header-Content-Length is {text[:20]!r}; expected at most the body's {total} bytes"
         )
@@ -290,7 +289,7 @@ def answer(
         raw = b"".join(struct.pack("<I", len(b)) + b for b in map(str.encode, labels))
     else:
         labels = []
-        tensor |= {"datatype": _NAMES[output.dtype.name], "shape": list(output.shape)}
+        tensor |= {"datatype": _NAMES[output.dtype], "shape": list(output.shape)}
         raw = output.tobytes() if asked.binary else b""
     if asked.binary:
         tensor["parameters"] = {"binary_data_size": len(raw)}

@@ -7,7 +7,7 @@ clients that name no version. Naming a variant pins it.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,16 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .. import __version__
-from ..config import Config
 from ..errors import InvalidRequest, RequestError
 from ..model_zoo.choosing import AUTO
-from ..model_zoo.images import check_image
-from ..model_zoo.profile import Profile
-from . import oip, protocol
-from .body import Room, Take, read_body
-from .metrics import Metrics
-from .protocol import AnswerHeader, InferHeader
-from .service import Service, Ticket
+from . import oip
+from .body import Visit, read_body
+from .inference import HEADER_LENGTH, SLOW_JSON_BYTES, Inference, Sent
 from .statistics import Tally
 
 EXTENSIONS = (
@@ -36,37 +31,16 @@ EXTENSIONS = (
     "schedule_policy",
     "statistics",
 )
-HEADER_LENGTH = "Inference-Header-Content-Length"
-SLOW_JSON_BYTES = 256 * 1024
-"""A body whose tensors are JSON is read in a thread from this size on: it takes milliseconds."""
 MAX_ORDER_BYTES = 64 * 1024
 """What the body of a request to the repository may have."""
-
-
-class Host(Protocol):
-    """What the routes need of the daemon."""
-
-    config: Config
-    metrics: Metrics
-    profile: Profile | None
-    max_message_bytes: int
-
-    @property
-    def ready(self) -> bool:
-        """Say whether requests are being served."""
-        ...
-
-    def serving(self) -> Service:
-        """Return what serves requests; raise the `RequestError` that says why nothing does."""
-        ...
 
 
 class OpenInference:
     """The protocol's endpoints on top of one daemon."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._room = Room(4 * host.max_message_bytes)
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._host = inference.host
 
     def routes(self) -> list[Route]:
         """Return the routes, all below /v2."""
@@ -197,88 +171,41 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Answer one image; a client that goes away takes its request with it."""
-        with self._room.visit() as take:
-            return await self._infer(request, take)
+        with self._inference.room.visit() as visit:
+            return await self._infer(request, visit)
 
-    async def _infer(self, request: Request, take: Take) -> Response:
+    async def _infer(self, request: Request, visit: Visit) -> Response:
         arrived_s = asyncio.get_running_loop().time()
         phi = self._find(request)
-        future: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(0, lambda what, rest: future.set_result((what, rest)))
+        future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         try:
-            body = await read_body(request, self._host.max_message_bytes, take)
+            body = await read_body(request, self._host.max_message_bytes, visit.take)
             asked = await self._read(body, request.headers.get(HEADER_LENGTH))
-            service = self._host.serving()
-            header = self._header(asked, phi)
-            service.submit(ticket, header, asked.image, arrived_s)
+            cancel = self._inference.submit(asked, phi, arrived_s, future.set_result)
         except RequestError as error:
             self._host.metrics.count_refusal(error.code)
             raise
         try:
-            what, rest = await _unless_gone(request, future)
+            sent = await _unless_gone(request, future)
         finally:
             if not future.done():
-                service.cancel(ticket)
-        if isinstance(what, RequestError):
-            raise what
-        return self._answer(asked, service.profile.variants[what.phi].quality, what, rest)
+                cancel()
+        return Response(sent.body, sent.status, sent.headers)
 
     async def _read(self, body: bytearray, header_length: str | None) -> oip.Asked:
         if header_length is None and len(body) > SLOW_JSON_BYTES:
-            asked = await asyncio.to_thread(oip.read, body, header_length)
-        else:
-            asked = oip.read(body, header_length)
-        check_image(asked.image)
-        return asked
-
-    def _header(self, asked: oip.Asked, phi: int | None) -> InferHeader:
-        parameters, image = asked.parameters, asked.image
-        if parameters.variant is not None:
-            pinned = self._phi_of(parameters.variant)
-            if phi is not None and pinned != phi:
-                raise InvalidRequest(
-                    f"the path names {self._names[phi]}, the parameter variant {parameters.variant!r}"
-                )
-            phi = pinned
-        header = InferHeader(
-            id=0,
-            dtype=image.dtype.name,
-            shape=image.shape,
-            deadline_ms=parameters.budget_ms,
-            reading_ms=parameters.reading_ms,
-            phi=phi,
-            top=asked.classes,
-            priority=parameters.priority,
-            min_quality=parameters.min_quality,
-            blur_px=parameters.blur_px,
-        )
-        protocol.check_numbers(header)
-        return header
-
-    def _answer(
-        self, asked: oip.Asked, quality: float, header: AnswerHeader, rest: Any
-    ) -> Response:
-        output = protocol.tensor_of(header, rest)
-        text, raw = oip.answer(asked, self._model, quality, header, output)
-        if not asked.binary:
-            return Response(text, media_type="application/json")
-        return Response(
-            text + raw,
-            media_type="application/octet-stream",
-            headers={HEADER_LENGTH: str(len(text))},
-        )
+            return await asyncio.to_thread(oip.read, body, header_length)
+        return oip.read(body, header_length)
 
     # ---------------------------------------------------------------------------- small parts
 
     @property
     def _model(self) -> str:
-        return oip.path_name(self._host.metrics.ladder)
+        return self._inference.model
 
     @property
     def _names(self) -> list[str]:
-        """Return the variants' names; none while the ladder's profile is still being measured."""
-        profile = self._host.profile
-        return [oip.path_name(v.name) for v in profile.variants] if profile else []
+        return self._inference.names
 
     @property
     def _platform(self) -> str:
@@ -304,14 +231,6 @@ class OpenInference:
             known = ", ".join([self._model, *names])
             raise HTTPException(404, f"unknown model: {what[:100]}; known are {known}")
         return names.index(name)
-
-    def _phi_of(self, variant: str | int) -> int:
-        if isinstance(variant, int):
-            return variant
-        if variant not in self._names:
-            known = ", ".join(self._names)
-            raise InvalidRequest(f"no variant is called {variant[:100]!r}; there are {known}")
-        return self._names.index(variant)
 
     def _not_ready_because(self, phi: int) -> str:
         if not self._host.ready:

@@ -340,7 +340,7 @@ def test_every_error_is_json(served: Served) -> None:
         status, answer = ask(served, method, path, sent, **headers)
         assert (status, list(answer)) == (expected, ["error"]), (path, headers, answer)
     with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
-        connection.sendall(b"\x00nonsense\r\n\r\n")  # what h11 itself refuses
+        connection.sendall(b"\x00nonsense\r\n\r\n")  # what the parser itself refuses
         assert json.loads(connection.recv(4096).partition(b"\r\n\r\n")[2])["error"]
 
 
@@ -420,12 +420,12 @@ def test_what_is_held_has_a_limit() -> None:
     """Whoever leaves gives back what was taken, also after a refusal."""
     room = body.Room(100)
     with room.visit() as one:
-        one(60)
+        one.take(60)
         with pytest.raises(Busy, match="90 bytes"), room.visit() as other:
-            other(30)
-            other(11)
+            other.take(30)
+            other.take(11)
     with room.visit() as one:
-        one(100)
+        one.take(100)
 
 
 def test_malformed_requests_leave_the_daemon_well(
