@@ -28,6 +28,7 @@ MOST_PONGS = 16
 PARTNERS = {b"ROUTER": (b"DEALER", b"REQ", b"ROUTER"), b"DEALER": (b"ROUTER", b"DEALER", b"REP")}
 """Who may talk to whom, by the kinds of their sockets."""
 
+_SHORT = [[bytes((flags, size)) for size in range(256)] for flags in (0, MORE)]
 _LENGTH, _HEAD = struct.Struct(">Q"), struct.Struct(">BQ")
 
 
@@ -55,22 +56,17 @@ def ready(kind: bytes) -> bytes:
 def encode(frames: Sequence[Any]) -> list[Any]:
     """Return a message as buffers to send in this order; long frames are not copied."""
     parts: list[Any] = []
-    short = bytearray()
-    for frame in frames[:-1]:
-        short = _put(parts, short, MORE, frame)
-    short = _put(parts, short, 0, frames[-1])
+    short, left = bytearray(), len(frames)
+    for frame in frames:
+        left -= 1
+        size, more = len(frame), MORE if left else 0
+        short += _SHORT[more][size] if size < 256 else _HEAD.pack(LONG | more, size)
+        if size < STAGING_BYTES:
+            short += frame
+        else:
+            parts += short, frame
+            short = bytearray()
     return [*parts, short] if short else parts
-
-
-def _put(parts: list[Any], short: bytearray, flags: int, frame: Any) -> bytearray:
-    """Put a frame behind `short`, which collects short ones; return what goes on with it."""
-    size = len(frame)
-    short += bytes((flags, size)) if size < 256 else _HEAD.pack(flags | LONG, size)
-    if size < STAGING_BYTES:
-        short += frame
-        return short
-    parts += short, frame
-    return bytearray()
 
 
 def allocate(size: int) -> memoryview:
