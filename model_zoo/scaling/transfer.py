@@ -2,45 +2,34 @@
 
 For each way of training, the error at n samples is a representation term and a generalisation gap,
 
-    E(φ, n) = b · ρ(φ) + g · (C(φ) / n)^q,
+    T(φ, n) = b · ρ(φ) + c(φ) / n,
 
-ρ(φ) being the variant's error on the task that it comes from (published), which falls with φ, and C(φ) the
-number of parameters that are trained: the classifier's alone for a probe, all of them for fine-tuning. The
-form is that of bounds by capacity (Mohri, Rostamizadeh and Talwalkar 2018, chapter 3: q = 1/2; fast rates: q
-= 1); measured learning curves have any q (Hestness et al. 2017, arXiv:1712.00409). Fine-tuning adapts the
-features, so its b is the smaller and its gap the larger; where n is small, the less capable choice wins.
+ρ(φ) being the variant's error on the task that it comes from (published), which falls with φ, and c(φ) the
+capacity that training uses, counted in samples. The gap is that of bounds by capacity where training errors
+vanish, as they do for few samples (Mohri, Rostamizadeh and Talwalkar 2018, chapter 2, the consistent case).
+There c grows with what is trained; as the number of parameters says little of what a network uses (Zhang et
+al. 2017, arXiv:1611.03530), it is fitted to each variant. Fine-tuning adapts the features, so its b is the
+smaller; if its c is the larger, the less capable choice wins where n is small.
 
-Few samples bring the sum beyond what guessing has, e₀ = 1 − 1/classes, so it is bounded: the error is e₀ · (1
-− exp(−E / e₀)), which is E where E is small. b, g and q are fitted for each task and way of training to
+Few samples bring the sum beyond what guessing has, e₀ = 1 − 1/classes, so it is bounded: the error is E with
+1 / E = 1 / e₀ + 1 / T, which is T where T is small. b and c are fitted for each task and way of training to
 measured errors, by least squares.
-
-The experiment trains the variants of the default ladder on small tasks, a few samples of each class, with
-inputs whose sides grow with φ as the ladder's own do.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import InputError, MissingExtraError
-from ..images import as_image
-from ..ladders import DEFAULT, get_ladder
-from ..timm_import import import_timm
+from .augment import reach
 from .measured import Share
-
-if TYPE_CHECKING:
-    import torch
 
 Mode = Literal["probe", "fine-tune"]
 MODES: tuple[Mode, ...] = ("probe", "fine-tune")
@@ -48,21 +37,7 @@ MODES: tuple[Mode, ...] = ("probe", "fine-tune")
 DATA = Path(__file__).with_name("transfer.json")
 """What `adaphi plan transfer --full` measured."""
 
-SIDE = 64
-"""Pixels of the input's side for φ = 0: a twelfth of the operations of its own 224."""
-PER_CLASS = (1, 2, 4, 8)
-PROBE_SEEDS = 10
-TUNE_SEEDS = 2
-EPOCHS = 6
-LEAST_STEPS = 16
-BATCH = 16
-LEARNING_RATE = 1e-3
-MOST_DIGITS = 500
-VARIANTS = get_ladder(DEFAULT).variants
-
-Floats = NDArray[np.float64]
 Key = tuple[str, Mode, int, int]
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class TransferCell(msgspec.Struct, frozen=True):
@@ -98,46 +73,42 @@ class TransferCell(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class TransferLaw:
-    """E = e₀ · (1 − exp(−(b · ρ + g · (C / n)^q) / e₀)), for one way of training on one task."""
+    """E = 1 / (1 / e₀ + 1 / (b · ρ(φ) + c(φ) / n)), for one way of training on one task.
+
+    `capacities` is c by φ, in samples.
+    """
 
     b: float
-    g: float
-    q: float
+    capacities: dict[int, float]
 
     def error(self, cell: TransferCell, samples: float | None = None) -> float:
         """Return the error of what `cell` is about, at its own number of samples or another."""
         n = cell.samples if samples is None else samples
-        terms = self.b * cell.representation + self.g * math.pow(cell.capacity / n, self.q)
-        return -cell.chance * math.expm1(-terms / cell.chance)
+        terms = self.b * cell.representation + self.capacities[cell.phi] / n
+        return cell.chance * terms / (cell.chance + terms)
 
     @classmethod
     def fit(cls, cells: Sequence[TransferCell]) -> TransferLaw:
-        """Return the law of least squared error, to first order, none of b, g and q below 0.
+        """Return the law of least squared error, to first order, neither b nor any c below 0.
 
-        For a given q the two terms are linear in b and g (non-negative least squares, Lawson and Hanson), and
-        each cell counts by what its terms change its error; q is searched.
+        The terms are linear in b and c (non-negative least squares, Lawson and Hanson), and each cell counts
+        by what its terms change its error.
         Raises `InputError` for fewer than two numbers of samples, `MissingExtraError` without scipy.
         """
         if len({cell.samples for cell in cells}) < 2:
             raise InputError("a law of transfer needs two numbers of samples, or more")
         try:
-            from scipy.optimize import minimize_scalar, nnls
+            from scipy.optimize import nnls
         except ImportError:
             raise MissingExtraError("fits", "plan") from None
-        rho = np.array([cell.representation for cell in cells])
-        ratio = np.array([cell.capacity / cell.samples for cell in cells])
+        phis = sorted({cell.phi for cell in cells})
+        gaps = [[(cell.phi == phi) / cell.samples for phi in phis] for cell in cells]
+        columns = np.column_stack(([cell.representation for cell in cells], gaps))
         chance = np.array([cell.chance for cell in cells])
-        slope = 1 - np.minimum([cell.error for cell in cells] / chance, 0.98)
-        terms, scale = -chance * np.log(slope), float(ratio.max())
-
-        def at(q: float) -> tuple[Floats, float]:
-            columns = np.stack((rho, (ratio / scale) ** q), axis=1)
-            factors, left = nnls(columns * slope[:, None], terms * slope)
-            return factors, float(left)
-
-        q = float(minimize_scalar(lambda q: at(q)[1], bounds=(0.02, 2), method="bounded").x)
-        b, g = at(q)[0]
-        return cls(float(b), float(g) / math.pow(scale, q), q)
+        left = 1 - np.minimum([cell.error for cell in cells] / chance, 0.98)
+        terms, slope = chance * (1 - left) / left, left**2
+        (b, *capacities), _ = nnls(columns * slope[:, None], terms * slope)
+        return cls(float(b), {phi: float(c) for phi, c in zip(phis, capacities, strict=True)})
 
 
 Laws = dict[Mode, TransferLaw]
@@ -148,9 +119,45 @@ def fit_task(cells: Sequence[TransferCell]) -> Laws:
     return {mode: TransferLaw.fit([c for c in cells if c.mode == mode]) for mode in MODES}
 
 
+def fit_tasks(cells: Sequence[TransferCell]) -> dict[str, Laws]:
+    """Return the laws of each task, by its name; raise as `TransferLaw.fit`."""
+    names = dict.fromkeys(cell.task for cell in cells)
+    return {name: fit_task([cell for cell in cells if cell.task == name]) for name in names}
+
+
 def choose(laws: Laws, cells: Sequence[TransferCell], samples: float) -> TransferCell:
     """Return the cell whose variant and way the laws expect the least error of at so many samples."""
     return min(cells, key=lambda cell: laws[cell.mode].error(cell, samples))
+
+
+@dataclass(frozen=True)
+class Way:
+    """Probe or fine-tuning for one φ at n samples: what was predicted, and what was measured.
+
+    `harm` is the error of fine-tuning less that of the probe, `reach` half of its 95 % interval, by Student's
+    t, as both were trained on the same samples, a seed each (a paired t-test).
+    """
+
+    phi: int
+    predicted: Mode
+    harm: float
+    reach: float
+
+    @classmethod
+    def of(cls, laws: Laws, probe: TransferCell, tuned: TransferCell) -> Way:
+        """Return what `laws` say of two cells that differ in the way alone."""
+        predicted = choose(laws, (probe, tuned), probe.samples)
+        return cls(probe.phi, predicted.mode, *_paired(tuned, probe))
+
+    @property
+    def right(self) -> bool:
+        """Return whether the predicted way had the smaller error, however close the two were."""
+        return (self.predicted == "probe") == (self.harm > 0)
+
+    @property
+    def decided(self) -> bool:
+        """Return whether the measured winner can be told from chance: the interval has not 0 within."""
+        return abs(self.harm) > self.reach
 
 
 @dataclass(frozen=True)
@@ -161,41 +168,82 @@ class Choice:
     samples: int
     predicted: TransferCell
     best: TransferCell
-    ways_right: int
-    """For how many φ the better of probe and fine-tuning was predicted."""
-    phis: int
+    ways: tuple[Way, ...]
+    """One for each φ."""
 
     @property
     def loss(self) -> float:
         """Return the measured error of the predicted choice less that of the best."""
         return self.predicted.error - self.best.error
 
+    @property
+    def near_best(self) -> bool:
+        """Return whether the predicted choice is the best, or cannot be told from it by chance."""
+        harm, reach = _paired(self.predicted, self.best)
+        return harm <= reach
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How often the better of probe and fine-tuning was predicted, of so many ways."""
+
+    ways: int
+    right: int
+    decided: int
+    right_of_decided: int
+
+    @classmethod
+    def of(cls, ways: Sequence[Way]) -> Score:
+        """Return the counts of some ways."""
+        decided = [way for way in ways if way.decided]
+        return cls(
+            len(ways), sum(w.right for w in ways), len(decided), sum(w.right for w in decided)
+        )
+
+    @property
+    def not_wrong(self) -> int:
+        """Return how many were right or undecided: those that the measurement does not refute."""
+        return self.ways - self.decided + self.right_of_decided
+
 
 def cross_validate(cells: Sequence[TransferCell]) -> list[Choice]:
     """Predict, for each task, each number of samples from the others.
 
-    Raises `InputError` where a task has fewer than three numbers of samples, or not both ways everywhere.
+    Raises `InputError` where a task has fewer than three numbers of samples, or not both ways everywhere with
+    the same number of seeds, `MissingExtraError` without scipy.
     """
     choices = []
     for task in dict.fromkeys(cell.task for cell in cells):
         mine = [cell for cell in cells if cell.task == task]
-        phis = {cell.phi for cell in mine}
+        phis = sorted({cell.phi for cell in mine})
         for n in sorted({cell.samples for cell in mine}):
-            here = [cell for cell in mine if cell.samples == n]
-            if {(c.mode, c.phi) for c in here} != {(mode, phi) for mode in MODES for phi in phis}:
-                raise InputError(
-                    f"task {task}, {n} samples: not all choices were measured",
-                    help="go on with --full",
-                )
+            here = {(cell.mode, cell.phi): cell for cell in mine if cell.samples == n}
+            _check_whole(f"task {task}, {n} samples", list(here.values()), len(MODES) * len(phis))
             laws = fit_task([cell for cell in mine if cell.samples != n])
-            right = sum(_way_is_right(laws, [c for c in here if c.phi == phi], n) for phi in phis)
-            best = min(here, key=lambda cell: cell.error)
-            choices.append(Choice(task, n, choose(laws, here, n), best, right, len(phis)))
+            ways = tuple(Way.of(laws, here["probe", p], here["fine-tune", p]) for p in phis)
+            best = min(here.values(), key=lambda cell: cell.error)
+            choices.append(Choice(task, n, choose(laws, list(here.values()), n), best, ways))
     return choices
 
 
-def _way_is_right(laws: Laws, both: Sequence[TransferCell], samples: int) -> bool:
-    return choose(laws, both, samples) is min(both, key=lambda cell: cell.error)
+def _check_whole(where: str, cells: Sequence[TransferCell], choices: int) -> None:
+    if len(cells) != choices:
+        raise InputError(f"{where}: not all choices were measured", help="go on with --full")
+    if len({len(cell.errors) for cell in cells}) > 1:
+        raise InputError(f"{where}: some choices have more seeds", help="measure them anew")
+
+
+def _paired(one: TransferCell, other: TransferCell) -> tuple[float, float]:
+    """Return by how much `one` errs more, seed by seed, and half of the 95 % interval of that."""
+    more = np.subtract(one.errors, other.errors)
+    if len(more) < 2:
+        return float(more.mean()), math.inf
+    return float(more.mean()), reach(float(more.std(ddof=1)) / math.sqrt(len(more)), len(more))
+
+
+def always(ways: Sequence[Way], mode: Mode) -> list[Way]:
+    """Return what would have been predicted by someone who says the same everywhere."""
+    return [replace(way, predicted=mode) for way in ways]
 
 
 def loss_of_always(cells: Sequence[TransferCell], mode: Mode, phi: int) -> float:
@@ -210,174 +258,3 @@ def loss_of_always(cells: Sequence[TransferCell], mode: Mode, phi: int) -> float
         if (cell.mode, cell.phi) == (mode, phi)
     ]
     return sum(losses) / len(losses)
-
-
-# The experiment: real trainings, of which every figure is made.
-@dataclass(frozen=True)
-class Task:
-    """Labelled pictures: `images` are (height, width, 3) uint8, `labels` (N,) count from 0."""
-
-    name: str
-    images: tuple[NDArray[np.uint8], ...]
-    labels: NDArray[np.int64]
-
-    @property
-    def classes(self) -> int:
-        """Return how many classes there are."""
-        return int(self.labels.max()) + 1
-
-    def split(self, per_class: int, seed: int) -> Split:
-        """Return the places of some samples of each class, drawn by `seed`, and those of all others.
-
-        Raises `InputError` where a class has no more than those.
-        """
-        if np.bincount(self.labels).min() <= per_class:
-            raise InputError(f"task {self.name}: a class has no more than {per_class} pictures")
-        draws = np.random.default_rng(seed)
-        members = [np.flatnonzero(self.labels == label) for label in range(self.classes)]
-        known = np.concatenate([draws.permutation(places)[:per_class] for places in members])
-        return known, np.setdiff1d(np.arange(len(self.labels)), known)
-
-
-def get_task(name: str) -> Task:
-    """Return the task called `digits` (scikit-learn's), or `LABELS.csv:COLUMN`.
-
-    The latter is a table with a column `file`, whose pictures lie beside it, and the column of labels.
-    Raises `InputError` where it cannot be read, `MissingExtraError` without scikit-learn.
-    """
-    if name == "digits":
-        pictures, digits = _sklearn("datasets").load_digits(return_X_y=True)
-        chosen = np.random.default_rng(0).permutation(len(digits))[:MOST_DIGITS]
-        grey = np.rint(pictures[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        return Task(name, tuple(as_image(picture) for picture in grey), digits[chosen])
-    table, _, column = name.rpartition(":")
-    try:
-        with open(table, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"task {name!r}: {error}", help="name `digits`, or LABELS.csv:COLUMN"
-        ) from None
-    if not rows or not {"file", column} <= set(rows[0]):
-        raise InputError(f"task {name!r}: the table needs rows, and columns `file` and {column!r}")
-    names, labels = np.unique([row[column] for row in rows], return_inverse=True)
-    if len(names) < 2:
-        raise InputError(f"task {name!r}: all pictures have the label {str(names[0])!r}")
-    images = tuple(as_image(Path(table).parent / row["file"]) for row in rows)
-    return Task(column, images, labels)
-
-
-class Trainer:
-    """Trains the default ladder's variants on tasks, by name; a call measures one cell."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = {task.name: task for task in tasks}
-        self._features = cache(self._features_of)
-        self._pictures = cache(self._pictures_of)
-
-    def __call__(self, key: Key) -> TransferCell:
-        """Train on some samples of each class, once a seed, and return the errors on the rest.
-
-        A seed means the same samples for every variant and both ways.
-        """
-        name, mode, phi, per_class = key
-        task = self._tasks[name]
-        train = self._probe if mode == "probe" else self._tune
-        seeds = range(PROBE_SEEDS if mode == "probe" else TUNE_SEEDS)
-        trained = [train(task, phi, task.split(per_class, seed), seed) for seed in seeds]
-        return TransferCell(
-            name,
-            task.classes,
-            mode,
-            phi,
-            per_class * task.classes,
-            capacity=trained[0][0],
-            representation=round(1 - VARIANTS[phi].quality, 4),
-            errors=tuple(round(error, 5) for _, error in trained),
-        )
-
-    def _probe(self, task: Task, phi: int, split: Split, seed: int) -> tuple[int, float]:
-        features, (known, unknown) = self._features(task.name, phi), split
-        probe = _sklearn("linear_model").LogisticRegression(max_iter=1000)
-        probe.fit(features[known], task.labels[known])
-        error = 1 - probe.score(features[unknown], task.labels[unknown])
-        return (features.shape[1] + 1) * task.classes, float(error)
-
-    def _tune(self, task: Task, phi: int, split: Split, seed: int) -> tuple[int, float]:
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        pictures, labels = self._pictures(task.name, phi), torch.from_numpy(task.labels)
-        known, unknown = (torch.from_numpy(places) for places in split)
-        net = _network(phi, task.classes, seed)
-        optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, fused=True)
-        steps = max(LEAST_STEPS, EPOCHS * len(known) // BATCH)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-        draws = torch.Generator().manual_seed(seed)
-        rounds = math.ceil(steps * BATCH / len(known))
-        order = torch.cat([torch.randperm(len(known), generator=draws) for _ in range(rounds)])
-        # Batch norms keep ImageNet's statistics: a batch of so few samples has none worth having.
-        for batch in order[: steps * BATCH].split(BATCH):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            loss = cross_entropy(net(pictures[known[batch]]), labels[known[batch]])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        wrong = _outputs(net, pictures[unknown]).argmax(1) != labels[unknown]
-        return _capacity(net), float(wrong.float().mean())
-
-    def _features_of(self, name: str, phi: int) -> NDArray[np.float32]:
-        return np.asarray(_outputs(_network(phi, 0), self._pictures(name, phi)).numpy())
-
-    def _pictures_of(self, name: str, phi: int) -> torch.Tensor:
-        """Return (N, 3, side, side), in the range that the variants know, squeezed to a square."""
-        import torch
-        from PIL import Image
-
-        side = _side(phi)
-        resized = [
-            np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
-            for image in self._tasks[name].images
-        ]
-        scaled = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 127.5 - 1
-        return scaled.contiguous(memory_format=torch.channels_last)
-
-
-def _network(phi: int, classes: int, seed: int = 0) -> Any:
-    """Return variant φ with ImageNet's weights and a new classifier; with 0 classes it gives features."""
-    import torch
-
-    from ..backends.torch_eager import load_timm
-
-    net: Any = load_timm(VARIANTS[phi])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net.reset_classifier(classes)
-    return net.to(memory_format=torch.channels_last)
-
-
-def _capacity(net: torch.nn.Module) -> int:
-    return sum(int(p.numel()) for p in net.parameters())
-
-
-def _side(phi: int) -> int:
-    """Return the side of variant φ's input: smaller than its own by the factor that makes φ = 0's `SIDE`."""
-    config = import_timm().models.get_pretrained_cfg
-    smallest, own = (config(VARIANTS[v].name).input_size[1] for v in (0, phi))
-    side: int = round(SIDE * own / smallest)
-    return side
-
-
-def _outputs(net: Any, pictures: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    with torch.inference_mode():
-        batches = pictures.split(32)  # type: ignore[no-untyped-call]
-        return torch.cat([net(batch) for batch in batches])
-
-
-def _sklearn(module: str) -> Any:
-    try:
-        return import_module(f"sklearn.{module}")
-    except ImportError:
-        raise MissingExtraError("training on few samples", "plan") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +17,11 @@ from .trials import Data, Full, measured, origin
 
 if TYPE_CHECKING:
     from ...model_zoo.scaling.measured import Measured
-    from ...model_zoo.scaling.transfer import Choice, TransferCell
+    from ...model_zoo.scaling.transfer import Choice, Score, TransferCell
     from ...report import Page
 
-_COLUMNS = ["task", "samples", "predicted", "measured best", "error", "of the best", "ways right"]
+_COLUMNS = ["task", "samples", "predicted", "measured best", "error", "of the best"]
+_COLUMNS += ["ways right", "or undecided"]
 
 
 def transfer(
@@ -52,9 +54,10 @@ def transfer(
     choices = law.cross_validate(found.cells)
     rows = [_row(choice) for choice in choices]
     planned = _planned(found.cells, others)
-    rows += [[name, f"{n:g}", _name(cell), "", "", "", ""] for name, n, cell in planned]
+    blank = [""] * (len(_COLUMNS) - 3)
+    rows += [[name, f"{n:g}", _name(cell), *blank] for name, n, cell in planned]
     words = [*_words(choices, found.cells), origin(found)]
-    table = show.make_table("b · ρ(φ) + g · (C(φ) / n)^q", _COLUMNS)
+    table = show.make_table("b · ρ(φ) + c(φ) / n, bounded by guessing", _COLUMNS)
     for row in rows:
         table.add_row(*row)
     table.caption, table.caption_justify = "\n".join(words), "left"
@@ -69,8 +72,13 @@ def transfer(
     value = {
         "choices": [_value(choice) for choice in choices],
         "right": _share(choice.predicted is choice.best for choice in choices),
-        "ways_right": sum(c.ways_right for c in choices) / sum(c.phis for c in choices),
+        "near_best": _share(choice.near_best for choice in choices),
+        "scores": {name: asdict(score) for name, score in _scores(choices).items()},
         "loss": sum(c.loss for c in choices) / len(choices),
+        "laws": {
+            name: {mode: asdict(fitted) for mode, fitted in laws.items()}
+            for name, laws in law.fit_tasks(found.cells).items()
+        },
         "planned": [
             {"task": name, "samples": n, "mode": cell.mode, "phi": cell.phi}
             for name, n, cell in planned
@@ -82,12 +90,13 @@ def transfer(
 
 def _measured(names: list[str] | None, data: Path | None, *, full: bool) -> Measured[TransferCell]:
     from ...model_zoo.scaling import transfer as law
+    from ...model_zoo.scaling import transfer_trial as trial
     from ...model_zoo.scaling.measured import Measured
 
     if names and not full:
         raise InputError("--task is for --full, which trains on it")
-    tasks = [law.get_task(name) for name in names or ["digits"]] if full else []
-    phis = range(len(law.VARIANTS))
+    tasks = [trial.get_task(name) for name in names or ["digits"]] if full else []
+    phis = range(len(trial.VARIANTS))
     return measured(
         Measured[law.TransferCell],
         law.DATA,
@@ -97,10 +106,10 @@ def _measured(names: list[str] | None, data: Path | None, *, full: bool) -> Meas
             (task.name, mode, phi, per_class)
             for mode in law.MODES
             for task in tasks
-            for per_class in law.PER_CLASS
+            for per_class in trial.PER_CLASS
             for phi in phis
         ],
-        law.Trainer(tasks),
+        trial.Trainer(tasks),
         full=full,
     )
 
@@ -111,9 +120,9 @@ def _planned(
     from ...model_zoo.scaling import transfer as law
 
     planned = []
-    for name in dict.fromkeys(cell.task for cell in cells):
+    for name, laws in law.fit_tasks(cells).items():
         mine = [cell for cell in cells if cell.task == name]
-        planned += [(name, n, law.choose(law.fit_task(mine), mine, n)) for n in others]
+        planned += [(name, n, law.choose(laws, mine, n)) for n in others]
     return planned
 
 
@@ -122,6 +131,9 @@ def _name(cell: TransferCell) -> str:
 
 
 def _row(choice: Choice) -> list[str]:
+    from ...model_zoo.scaling.transfer import Score
+
+    score = Score.of(choice.ways)
     return [
         choice.task,
         str(choice.samples),
@@ -129,7 +141,8 @@ def _row(choice: Choice) -> list[str]:
         _name(choice.best),
         f"{choice.predicted.error:.1%}",
         f"{choice.best.error:.1%}",
-        f"{choice.ways_right} of {choice.phis}",
+        f"{score.right} of {score.ways}",
+        f"{score.not_wrong} of {score.ways}",
     ]
 
 
@@ -141,7 +154,8 @@ def _value(choice: Choice) -> dict[str, object]:
         "best": {"mode": choice.best.mode, "phi": choice.best.phi},
         "error": choice.predicted.error,
         "error_of_best": choice.best.error,
-        "ways_right": choice.ways_right,
+        "near_best": choice.near_best,
+        "ways": [asdict(way) | {"right": way.right, "decided": way.decided} for way in choice.ways],
     }
 
 
@@ -150,12 +164,24 @@ def _share(right: Iterable[bool]) -> float:
     return sum(answers) / len(answers)
 
 
-def _words(choices: list[Choice], cells: list[TransferCell]) -> list[str]:
+def _scores(choices: Sequence[Choice]) -> dict[str, Score]:
+    """Return how often the better way was predicted: on all tasks, and on each."""
+    from ...model_zoo.scaling.transfer import Score
+
+    ways = {"all tasks": [way for choice in choices for way in choice.ways]}
+    for choice in choices:
+        ways.setdefault(choice.task, []).extend(choice.ways)
+    return {name: Score.of(mine) for name, mine in ways.items()}
+
+
+def _words(choices: Sequence[Choice], cells: Sequence[TransferCell]) -> list[str]:
     from ...model_zoo.scaling import transfer as law
 
+    ways = [way for choice in choices for way in choice.ways]
+    fixed = {mode: law.Score.of(law.always(ways, mode)) for mode in law.MODES}
     exact = sum(choice.predicted is choice.best for choice in choices)
-    ways, of = sum(c.ways_right for c in choices), sum(c.phis for c in choices)
-    loss = sum(choice.loss for choice in choices) / len(choices)
+    near = sum(choice.near_best for choice in choices)
+    lost = sum(choice.loss for choice in choices) / len(choices)
     always = {
         (mode, phi): law.loss_of_always(cells, mode, phi)
         for mode in law.MODES
@@ -164,11 +190,22 @@ def _words(choices: list[Choice], cells: list[TransferCell]) -> list[str]:
     (mode, phi), least = min(always.items(), key=lambda item: item[1])
     return [
         "Each number of samples is predicted by laws fitted to the others of its task.",
-        f"Probe or fine-tune, for a given φ: {ways} of {of} right ({ways / of:.0%}). "
-        f"The best of all choices: {exact} of {len(choices)} right.",
-        f"The predicted choice costs {100 * loss:.1f} points of error more than the best; "
+        "Probe or fine-tune, for a given φ. A winner is decided where a paired t-test over the seeds "
+        "tells it from chance (5 %).",
+        *(f"  {name}: {_sentence(score)}" for name, score in _scores(choices).items()),
+        *(f"  who always says {mode}: {_sentence(score)}" for mode, score in fixed.items()),
+        f"The best of all choices: {exact} of {len(choices)} right, {near} right or undecided.",
+        f"The predicted choice costs {100 * lost:.1f} points of error more than the best; "
         f"always {mode} φ{phi}, the best fixed choice in hindsight, {100 * least:.1f}.",
     ]
+
+
+def _sentence(score: Score) -> str:
+    return (
+        f"{score.right} of {score.ways} right ({score.right / score.ways:.0%}); of the {score.decided} "
+        f"decided {score.right_of_decided}; right or undecided {score.not_wrong} "
+        f"({score.not_wrong / score.ways:.0%})."
+    )
 
 
 def _draw(page: Page, cells: list[TransferCell]) -> None:
@@ -177,9 +214,8 @@ def _draw(page: Page, cells: list[TransferCell]) -> None:
 
     from ...model_zoo.scaling import transfer as law
 
-    for name in dict.fromkeys(cell.task for cell in cells):
+    for name, laws in law.fit_tasks(cells).items():
         mine = [cell for cell in cells if cell.task == name]
-        laws = law.fit_task(mine)
         traces = []
         for mode, phi in dict.fromkeys((cell.mode, cell.phi) for cell in mine):
             series = [cell for cell in mine if (cell.mode, cell.phi) == (mode, phi)]
