@@ -69,11 +69,12 @@ def _augmentation(task: Task) -> str:
 def _few_samples(task: Task) -> str:
     if not task.samples:
         return ""
-    if task.samples <= 2:
-        return "so few samples: a linear probe was always best, of up to 2 a class (adaphi plan transfer)"
     if task.samples >= 8:
         return "fine-tuning was always best, of 8 samples a class (adaphi plan transfer)"
-    return "between 2 and 8 samples a class probe or fine-tuning may win: try both (adaphi plan transfer)"
+    return (
+        "fine-tune, or try a linear probe too: of up to 4 samples a class it kept up where textures tell "
+        "the classes apart (adaphi plan transfer)"
+    )
 
 
 def _room(task: Task) -> str:
