@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
-import numpy as np
 
 from ..config import Config
 from ..errors import InvalidRequest, RequestError
@@ -158,7 +157,7 @@ class Inference:
             phi = pinned
         header = InferHeader(
             id=0,
-            dtype=_name_of(image.dtype),
+            dtype=protocol.name_of(image.dtype),
             shape=image.shape,
             deadline_ms=parameters.budget_ms,
             reading_ms=parameters.reading_ms,
@@ -178,11 +177,6 @@ class Inference:
             known = ", ".join(self.names)
             raise InvalidRequest(f"no variant is called {variant[:100]!r}; there are {known}")
         return self.names.index(variant)
-
-
-@cache
-def _name_of(dtype: np.dtype[Any]) -> str:
-    return dtype.name  # numpy makes it anew each time, slowly
 
 
 def _paths(place: Sequence[str]) -> set[bytes]:
