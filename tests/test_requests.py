@@ -18,7 +18,7 @@ from adaphi.model_zoo.quantiles import quantile
 from adaphi.policies import Objective
 from adaphi.sim import Trace, request_kernels
 from adaphi.sim.requests import BUSY, OK, OUTCOMES, SHED, Served, World, serve
-from adaphi.sim.service_times import draw
+from adaphi.sim.service_times import Drift, draw
 from adaphi.sim.workload import Workload
 
 compiled = pytest.mark.skipif(
@@ -327,3 +327,21 @@ def test_what_the_front_takes_is_time_but_no_slow_down(compiled: bool) -> None:
     )
     np.testing.assert_allclose(fronted.latency_ms, plain.latency_ms + 5.0, atol=1e-9)
     assert np.array_equal(fronted.phi, plain.phi)
+
+
+def test_good_and_bad_times_last_and_each_run_is_drawn_as_before() -> None:
+    """With drift: the same quantiles, and ranks that are correlated as the autoregression says."""
+    stats = pytest.importorskip("scipy.stats")
+    only = VariantProfile(0, "only", 0.7, Latency(p50=10.0, p95=14.0))
+    profile = Profile(ladder="one", variants=(only,), stall_ms=((0.0,),))
+    share, runs, count = 0.45, 50.0, 40_000
+    drift = Drift(share, runs)
+    apart, lasting = (draw(profile, count, seed=3, drift=d) for d in (None, drift))
+    again = draw(profile, count, seed=3, drift=drift)
+    assert (lasting == again).all() and (lasting != apart).any()
+    thinned = lasting[:: int(4 * runs)]  # nearly independent
+    assert stats.kstest(thinned[:, 0], apart[:, 0]).pvalue > 1e-3
+    score = stats.norm.ppf(stats.rankdata(lasting[:, 0]) / (count + 1))
+    for lag in (1, 10, 50):
+        expected = share * np.exp(-lag / runs)
+        assert np.corrcoef(score[:-lag], score[lag:])[0, 1] == pytest.approx(expected, abs=0.05)
