@@ -41,8 +41,8 @@ LIMITS = (
 FRONT_MS = 0.5
 """What the daemon takes of each run beside the model."""
 DRIFT = Drift(share=0.45, runs=50.0)
-"""How alike a daemon's neighbouring runs are. Of six series of 150 runs each (three variants, with pauses and
-without) the ranks' correlation was 0.2 to 0.5 from one run to the next, and 0.1 to 0.4 after eight in four."""
+"""How alike a daemon's neighbouring runs are. In six series of 150 runs (three variants, with pauses or not)
+the ranks' correlation was 0.2 to 0.5 from one run to the next, and 0.1 to 0.4 after eight in four of them."""
 PUSHED_MS = 1.0
 """How soon a pushed budget counts: at once."""
 
