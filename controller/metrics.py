@@ -58,21 +58,22 @@ class Histogram(Collector):
         values: Sequence[str] = ("",),
     ) -> None:
         self._name, self._documentation = name, documentation
-        self._bounds, self._label, self._values = list(buckets), label, values
+        self.bounds = tuple(buckets)
+        self._label, self._values = label, values
         self._counts = [[0] * (len(buckets) + 1) for _ in values]
         self._sums = [0.0] * len(values)
         registry.register(self)
 
     def observe(self, value: float, of: int = 0) -> None:
         """Count a value, for the labels value at place `of`."""
-        self._counts[of][bisect_left(self._bounds, value)] += 1
+        self._counts[of][bisect_left(self.bounds, value)] += 1
         self._sums[of] += value
 
     def collect(self) -> Iterable[Metric]:
         """Return what was counted."""
         labels = [self._label] if self._label else []
         family = HistogramMetricFamily(self._name, self._documentation, labels=labels)
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        bounds = [*map(floatToGoString, self.bounds), "+Inf"]
         for value, counts, total in zip(self._values, self._counts, self._sums, strict=True):
             buckets = list(zip(bounds, accumulate(counts), strict=True))
             family.add_metric([value] if labels else [], buckets, total)
