@@ -70,22 +70,14 @@ class Pump:
         except zmq.ZMQError:
             return False
         finally:
-            self.wake()
+            if is_readable(self.socket):  # the descriptor would not say so any more
+                self._loop.call_soon(self._drain)
         return True
-
-    def wake(self) -> None:
-        """Look for what arrived unseen: whoever sends on the socket itself has to say so."""
-        if is_readable(self.socket):
-            self._loop.call_soon(self._drain)
-
-    def stop(self) -> None:
-        """Listen no longer."""
-        self._loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
         """Stop listening and close the socket; what was sent may still leave within its linger."""
         if not self.socket.closed:
-            self.stop()
+            self._loop.remove_reader(self._descriptor)
             self.socket.close()
 
     def _drain(self) -> None:

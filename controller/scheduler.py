@@ -187,7 +187,7 @@ class Scheduler:
         self.batches = Batches(self.costs, self.typical_ms, self.batch_ms)
         self._quality: list[float] = self.costs.quality.tolist()
         self._only = [frozenset({phi}) for phi in range(len(self.costs))]
-        self._best_quality, self._quickest = max(self._quality), min(self.typical_ms)
+        self._best_quality, self._least_ms = max(self._quality), min(self.typical_ms)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -367,7 +367,7 @@ class Scheduler:
         an overload one nearly always does, and there would be no batches when they are needed most.
         """
         typical, slowdown = self.typical_ms, limits.slowdown
-        quickest_ms = min(typical) * slowdown
+        quickest_ms = self._least_ms * slowdown
         alone_ms, alone = quickest_ms, 1
         after_ms, together = run_ms, 1 + joined
         for number, (rank, deadline_s, _, other) in enumerate(self._queue):
@@ -389,7 +389,7 @@ class Scheduler:
         Those are taken to be answered as quickly as they may be; whom even that would not save has no say.
         """
         rank, typical = request.rank, self.typical_ms
-        quickest_ms = min(typical) * limits.slowdown
+        quickest_ms = self._least_ms * limits.slowdown
         room_ms, work_ms = math.inf, 0.0
         for other_rank, deadline_s, _, other in self._queue:
             if other_rank != rank:
@@ -434,7 +434,7 @@ class Scheduler:
 
     def _quickest_ms(self, admitted: frozenset[int] | None, limits: Limits) -> float:
         if admitted is None:
-            return self._quickest * limits.slowdown
+            return self._least_ms * limits.slowdown
         return min(self.typical_ms[phi] for phi in admitted) * limits.slowdown
 
     @staticmethod

@@ -103,7 +103,6 @@ class Service:
         self.limits = Limits()
         self.running: Running | None = None
         self.resident: frozenset[int] = frozenset()
-        self._resident: tuple[int, ...] = ()  # the same, as the worker tells it
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
@@ -275,10 +274,10 @@ class Service:
                 self._record(running, request, outcome, alone_ms, header.latency_ms)
 
     def on_kept(self, resident: tuple[int, ...]) -> None:
-        """Note what is resident now, in ascending order."""
-        if resident != self._resident:
-            self._resident, self.resident = resident, frozenset(resident)
-            self.metrics.show_resident(self.resident)
+        """Note what is resident now."""
+        if (now := frozenset(resident)) != self.resident:
+            self.resident = now
+            self.metrics.show_resident(now)
         self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:

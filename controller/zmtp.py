@@ -92,7 +92,7 @@ class Wire:
         self._greeted = False
         self._staging = bytearray(STAGING_BYTES)
         self._view = memoryview(self._staging)
-        self._begin = self._end = 0  # of what lies in the staging
+        self._end = 0  # of what lies in the staging
         self._long: memoryview | None = None  # a long frame, as far as it is here
         self._filled = self._flags = 0
         self._frames: list[Any] = []
@@ -114,9 +114,11 @@ class Wire:
                 self._take(self._flags, frame, messages)
             return messages
         self._end = end = self._end + count
-        if not self._greeted and not self._take_greeting():
-            return messages
-        staging, view, begin = self._staging, self._view, self._begin
+        staging, view, begin = self._staging, self._view, 0
+        if not self._greeted:
+            if not self._take_greeting():
+                return messages
+            begin = GREETING_BYTES
         while end - begin >= 2:
             flags, length, start = staging[begin], staging[begin + 1], begin + 2
             if flags & LONG:
@@ -140,14 +142,14 @@ class Wire:
         self._long, self._flags = self._allocate(length), flags
         self._filled = self._end - start
         self._long[: self._filled] = self._view[start : self._end]
-        self._begin = self._end = 0
+        self._end = 0
 
     def _make_room(self, begin: int) -> None:
         """Move what is left, from `begin` on, to the beginning of the staging: half a frame at most."""
         left = self._end - begin
         if left and begin:
             self._staging[:left] = self._staging[begin : self._end]
-        self._begin, self._end = 0, left
+        self._end = left
 
     def _take_greeting(self) -> bool:
         """Look at the greeting as far as it is here; say whether it is all here."""
@@ -161,7 +163,7 @@ class Wire:
         if (mechanism := seen[12:32].rstrip(b"\0")) != b"NULL":
             raise Mismatch(f"security {mechanism!r}")
         self.answers += greeting()[self._said :], ready(self._kind)
-        self._begin, self._greeted = GREETING_BYTES, True
+        self._greeted = True
         return True
 
     def _take(self, flags: int, frame: Any, messages: list[list[Any]]) -> None:

@@ -40,8 +40,9 @@ def draw(profile: Profile, requests: int, *, seed: int = 0, drift: Drift | None 
     else:
         slow, quick = random.standard_normal((2, requests))
         rho = math.exp(-1 / drift.runs)
+        fresh = math.sqrt(1 - rho * rho)
         for n in range(1, requests):
-            slow[n] = rho * slow[n - 1] + math.sqrt(1 - rho * rho) * slow[n]
+            slow[n] = rho * slow[n - 1] + fresh * slow[n]
         score = math.sqrt(drift.share) * slow + math.sqrt(1 - drift.share) * quick
         luck = np.array([_NORMAL.cdf(z) for z in score])
     return np.column_stack([quantile(v.latency_ms)(luck) for v in profile.variants])
