@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader
 from .residency import Residency
 from .rollout import Rollout
+from .runs import Run, Runs
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
 from .shrinking import Shrinking
@@ -50,16 +51,6 @@ class Ticket:
 
     id: int
     reply: Reply
-
-
-@dataclass(slots=True)
-class Running:
-    """The run in the worker, and those of its requests that nobody has answered yet."""
-
-    key: int
-    start: Start
-    began_s: float
-    waiting: list[Request] = field(default_factory=list)
 
 
 class Service:
@@ -101,7 +92,7 @@ class Service:
         self._ordered: frozenset[int] | None = None  # what the worker was told to keep
         self.slowdown = Slowdown()
         self.limits = Limits()
-        self.running: Running | None = None
+        self.runs = Runs()
         self.resident: frozenset[int] = frozenset()
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
@@ -114,13 +105,12 @@ class Service:
         )
         self.books = Books(profile, metrics)
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self._now = time.monotonic  # as the loop, without its detour
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
-        self._keys = 0
         metrics.start(profile, policy.name)
         metrics.queue_depth.set_function(lambda: len(self.scheduler))
-        metrics.in_flight.set_function(lambda: len(self.running.waiting) if self.running else 0)
+        metrics.in_flight.set_function(lambda: self.runs.unanswered)
         metrics.show_active(0)
 
     def take(self, config: Config) -> None:
@@ -131,7 +121,7 @@ class Service:
     @property
     def idle(self) -> bool:
         """Say whether nothing is running and nothing waits."""
-        return self.running is None and not len(self.scheduler)
+        return not self.runs.told and not self.scheduler.first
 
     # ---------------------------------------------------------------------------- requests
 
@@ -161,29 +151,27 @@ class Service:
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        displaced = self.scheduler.admit(request, now_s, self.limits, self._busy_ms(now_s))
+        displaced = self.scheduler.admit(
+            request, now_s, self.limits, self.runs.busy_ms(now_s, self.limits.slowdown)
+        )
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
-        running = self.running
         if self.scheduler.cancel(ticket):
             self.metrics.count("cancelled")
-        elif running is not None:
-            for request in running.waiting:
-                if request.ticket is ticket:
-                    running.waiting.remove(request)
-                    self.metrics.count("cancelled", running.start.decision.phi)
-                    return
+        elif run := self.runs.forget(ticket):
+            self.metrics.count("cancelled", run.start.decision.phi)
 
     def _start_next(self) -> None:
-        """Give the worker its next request, if it is free and there is one; prepare the one after it."""
-        while self.ready and self.running is None:
+        """Tell the worker its next runs, if it has room and there are any; prepare the one after them."""
+        while self.ready and (first := self.scheduler.first) and self._has_room_for(first):
             began = time.perf_counter()
             now_s = self._now()
-            chosen = self.scheduler.next(now_s, self.limits)
+            begins_s = now_s + self.runs.busy_ms(now_s, self.limits.slowdown) / 1e3
+            chosen = self.scheduler.next(begins_s, self.limits)
             if chosen is None:
                 return
             self.books.decided(time.perf_counter() - began)
@@ -191,15 +179,27 @@ class Service:
                 self.refuse(chosen.request.ticket, chosen.error)
             else:
                 self._run(chosen, now_s)
-        following = self.scheduler.first
-        if self.running is not None and following is not None:
-            self.supervisor.stage(following.tensor)  # it is copied while the worker works
+        if (first := self.scheduler.first) and self.runs.told:
+            self.supervisor.stage(first.tensor)  # it is copied while the worker works
+
+    def _has_room_for(self, request: Request) -> bool:
+        """Say whether the worker is to be told a run for this request now: it has none, or only short ones.
+
+        Who brings a reading to decide on waits until all are over: the decisions of a trace that is played
+        are made one by one, each with the outcome of the one before.
+        """
+        return not self.runs.told or (
+            request.reading_ms is None
+            and self.runs.has_room(self.limits.slowdown)
+            and self.supervisor.has_room
+        )
 
     def _run(self, start: Start, now_s: float) -> None:
         requests, decision = start.requests, start.decision
-        self._keys += 1
-        self.running = Running(self._keys, start, now_s, list(requests))
-        self.supervisor.run(self._order(start), [r.tensor for r in requests])
+        run = self.runs.begin(
+            start, now_s, self.scheduler.takes_ms(start), alone=self._is_alone(start)
+        )
+        self.supervisor.run(self._order(run), [r.tensor for r in requests])
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
             self.books.history.switch()
@@ -208,22 +208,27 @@ class Service:
         if self.scheduler.controller.learns:
             self._loop.call_soon(self.scheduler.controller.prepare)  # while the worker works
 
-    def _order(self, start: Start) -> worker.Run:
+    def _is_alone(self, start: Start) -> bool:
+        """Say whether nothing is told behind a run: it may load, its outcome counts, or others may join."""
+        decision = start.decision
+        return (
+            decision.phi not in self.resident
+            or decision.keep is not None
+            or start.request.reading_ms is not None
+            or bool(self.scheduler.batches.paying[decision.phi])
+        )
+
+    def _order(self, told: Run) -> worker.Run:
         """Return what the worker is told: a batch has its size before the shape, and its own labels."""
+        start = told.start
         request, decision = start.request, start.decision
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
-        run = worker.Run(
-            self._keys, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep
-        )
+        run = worker.Run(told.key, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep)
         if start.joined:
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
             run.shape = (len(run.tops), *tensor.shape)
         return run
-
-    def _free(self) -> None:
-        self.running = None
-        self._start_next()
 
     # ---------------------------------------------------------------------------- the worker
 
@@ -238,32 +243,32 @@ class Service:
         self._start_next()
 
     def on_done(self, done: worker.Done, tensor: list[Any]) -> None:
-        """A run is finished: answer it, start the next, and only then put down what happened.
+        """A run is over: answer it, start the next, and only then put down what happened.
 
-        Where somebody waits, the worker gets its next run first: all who wait gain what one loses.
+        Where the worker would have nothing to do, but somebody waits, it gets its next run first: all who
+        wait gain what one loses.
         """
-        running = self.running
-        if running is None or running.key != done.key:
+        now_s = self._now()
+        run = self._end(done.key, now_s)
+        if run is None:
             return
-        start, phi, now_s = running.start, running.start.decision.phi, self._now()
+        start, phi = run.start, run.start.decision.phi
         answers = [
-            (request, self._header(running, request, answer, now_s), output)
+            (request, self._header(run, request, answer, now_s), output)
             for request, answer, output in _each(start, done, tensor)
-            if request in running.waiting
+            if request in run.waiting
         ]
-        running.waiting.clear()
-        somebody_waits = len(self.scheduler) > 0
-        if not somebody_waits:
+        next_first = not self.runs.told and self.scheduler.first is not None
+        if not next_first:
             _reply(answers)
         if not done.cold:
-            self.slowdown.observe(done.inference_ms, self.scheduler.takes_ms(start), now_s)
+            self.slowdown.observe(done.inference_ms, run.takes_ms, now_s)
         self.on_kept(done.resident)
         for request, header, _ in answers:
-            self._report(running, request, not header.late)
-        self._free()
-        if somebody_waits:
+            self._report(run, request, not header.late)
+        self._start_next()
+        if next_first:
             _reply(answers)
-        self.supervisor.proved_well()
         size = len(start.requests)
         self.books.ran(phi, size, done.inference_ms, [header for _, header, _ in answers])
         if self.flight is not None:
@@ -271,7 +276,7 @@ class Service:
             alone_ms = done.inference_ms if size == 1 else None
             for request, header, _ in answers:
                 outcome = "late" if header.late else "ok"
-                self._record(running, request, outcome, alone_ms, header.latency_ms)
+                self._record(run, request, outcome, alone_ms, header.latency_ms)
 
     def on_kept(self, resident: tuple[int, ...]) -> None:
         """Note what is resident now."""
@@ -282,9 +287,9 @@ class Service:
 
     def on_failed(self, failed: worker.Failed) -> None:
         """A run raised: answer with its error and start the next."""
-        if self.running is not None and self.running.key == failed.key:
-            self._refuse_running(from_code(failed.code, failed.message))
-            self._free()
+        if run := self._end(failed.key, self._now()):
+            self._fail(run, from_code(failed.code, failed.message))
+            self._start_next()
 
     def on_worker_lost(self, reason: str, warm_again_s: float) -> None:
         """The worker is gone: answer what it was doing; waiting requests wait for its successor."""
@@ -293,11 +298,16 @@ class Service:
         self.metrics.ready.set(0)
         self.metrics.restarts.inc()
         self.residency.on_worker_lost()
-        if self.running is not None:
-            self._refuse_running(
-                WorkerLost(f"the worker died while running this request ({reason})")
-            )
-            self._free()
+        self.supervisor.forget_runs()
+        for run in self.runs.clear():
+            self._fail(run, WorkerLost(f"the worker died while running this request ({reason})"))
+
+    def _end(self, key: int, now_s: float) -> Run | None:
+        """Take out the run that is over and its tensors; None if the worker does not do this one."""
+        run = self.runs.end(key, now_s)
+        if run is not None:
+            self.supervisor.end_run()
+        return run
 
     # ---------------------------------------------------------------------------- on the timer
 
@@ -307,20 +317,19 @@ class Service:
         now_s = self._now()
         for refusal in self.scheduler.expired(now_s):
             self.refuse(refusal.request.ticket, refusal.error)
-        running = self.running
-        if running is None:
-            return
-        if overdue := [r for r in running.waiting if now_s > r.deadline_s + GRACE_S]:
-            error = WorkerLost(f"no answer within {GRACE_S} s after the deadline")
-            self._refuse_running(error, overdue)
-        if now_s - running.began_s > self.config.worker.hang_s:
+        for run in self.runs.told:
+            if overdue := [r for r in run.waiting if now_s > r.deadline_s + GRACE_S]:
+                error = WorkerLost(f"no answer within {GRACE_S} s after the deadline")
+                self._fail(run, error, overdue)
+        running = self.runs.first
+        if running is not None and now_s - running.began_s > self.config.worker.hang_s:
             self.supervisor.kill(f"no answer for {now_s - running.began_s:.0f} s")
             running.began_s = now_s  # its death frees the place
 
     def read_sensors(self) -> None:
         """Read what the device can spend."""
         now_s = self._now()
-        self.monitor.update(now_s, own_tasks=1 + (self.running is not None))
+        self.monitor.update(now_s, own_tasks=1 + bool(self.runs.told))
         self._update_limits()
         self._fit_into_memory()
         self.metrics.show_budget(self.monitor, self.limits, now_s)
@@ -332,7 +341,8 @@ class Service:
         error = Draining("the daemon is shutting down")
         for request in self.scheduler.clear():
             self.refuse(request.ticket, error)
-        self._refuse_running(error)
+        for run in self.runs.told:
+            self._fail(run, error)
 
     def _update_limits(self) -> None:
         now_s = self._now()
@@ -364,25 +374,16 @@ class Service:
             self.supervisor.send(worker.KEEP, header)
         self._ordered = wanted
 
-    def _busy_ms(self, now_s: float) -> float:
-        """Return how long the running request will still take."""
-        if self.running is None:
-            return 0.0
-        takes_ms = self.scheduler.takes_ms(self.running.start) * self.limits.slowdown
-        return float(max(0.0, takes_ms - (now_s - self.running.began_s) * 1e3))
-
     # ---------------------------------------------------------------------------- answers
 
-    def _header(
-        self, running: Running, request: Request, done: worker.Done, now_s: float
-    ) -> AnswerHeader:
-        phi = running.start.decision.phi
+    def _header(self, run: Run, request: Request, done: worker.Done, now_s: float) -> AnswerHeader:
+        phi = run.start.decision.phi
         return AnswerHeader(
             id=request.ticket.id,
             phi=phi,
             name=self.profile.variants[phi].name,
             latency_ms=(now_s - request.arrived_s) * 1e3,
-            queue_ms=(running.began_s - request.arrived_s) * 1e3,
+            queue_ms=(run.began_s - request.arrived_s) * 1e3,
             inference_ms=done.inference_ms,
             late=now_s > request.deadline_s,
             dtype=done.dtype,
@@ -390,10 +391,10 @@ class Service:
             top=done.top,
         )
 
-    def _report(self, running: Running, request: Request, on_time: bool) -> None:
+    def _report(self, run: Run, request: Request, on_time: bool) -> None:
         """Tell how a decision came out; it was made for the first request of a run alone."""
-        decision, controller = running.start.decision, self.scheduler.controller
-        if request is not running.start.request:
+        decision, controller = run.start.decision, self.scheduler.controller
+        if request is not run.start.request:
             return
         if news := self.rollout.observe(decision, on_time):
             log.warning("the new policy %s", news)
@@ -413,15 +414,15 @@ class Service:
 
     def _record(
         self,
-        running: Running,
+        run: Run,
         request: Request,
         outcome: str,
         inference_ms: float | None,
         latency_ms: float | None,
     ) -> None:
         """Keep what was decided and what came of it; for one that was joined nothing was decided."""
-        decision = running.start.decision
-        if request is not running.start.request:
+        decision = run.start.decision
+        if request is not run.start.request:
             decision = Decision(decision.phi, decision.phi, None)
         self._keep(
             flight.DECISION,
@@ -429,7 +430,7 @@ class Service:
             previous=decision.previous,
             phi=decision.phi,
             reading_ms=None if decision.reading is None else decision.reading.budget_ms,
-            slack_ms=request.slack_ms(running.began_s),
+            slack_ms=request.slack_ms(run.began_s),
             inference_ms=inference_ms,
             latency_ms=latency_ms,
         )
@@ -448,18 +449,15 @@ class Service:
                 **what,
             )
 
-    def _refuse_running(self, error: RequestError, whom: list[Request] | None = None) -> None:
-        """Answer `whom` of the running requests (None: all that have no answer yet) with this error."""
-        running = self.running
-        if running is None:
-            return
-        phi = running.start.decision.phi
-        for request in running.waiting[:] if whom is None else whom:
-            running.waiting.remove(request)
+    def _fail(self, run: Run, error: RequestError, whom: list[Request] | None = None) -> None:
+        """Answer `whom` of a run (None: all that have no answer yet) with this error."""
+        phi = run.start.decision.phi
+        for request in run.waiting[:] if whom is None else whom:
+            run.waiting.remove(request)
             self.metrics.count("error", phi)
             self.books.tallies[phi].add_failure(self._now() - request.arrived_s)
-            self._record(running, request, "error", None, None)
-            self._report(running, request, False)
+            self._record(run, request, "error", None, None)
+            self._report(run, request, False)
             request.ticket.reply(error, [])
 
 

@@ -67,13 +67,23 @@ class Supervisor:
             order.offset = self._arena.put(*tensors)
             self._channel.send(RUN, order)
 
+    @property
+    def has_room(self) -> bool:
+        """Say whether the tensors of one more run can lie beside those of the runs that are not over."""
+        return self._arena.has_room
+
+    def end_run(self) -> None:
+        """Note that the oldest run is over: who runs was worth its start, and so is a successor at once."""
+        self._arena.end_run()
+        self._pause_s = FIRST_PAUSE_S
+
+    def forget_runs(self) -> None:
+        """Note that no run is under way any more."""
+        self._arena.forget_runs()
+
     def stage(self, tensor: NDArray[Any]) -> None:
         """Bring the tensor of what is likely to run next to where the worker sees it."""
         self._arena.stage(tensor)
-
-    def proved_well(self) -> None:
-        """Note that the worker works, so that its successor would be started without a pause."""
-        self._pause_s = FIRST_PAUSE_S
 
     def kill(self, reason: str) -> None:
         """Kill a worker that does not answer; its successor follows by itself."""

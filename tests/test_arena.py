@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaphi.controller.arena import SLOT_BYTES, SLOTS, Arena
+from adaphi.controller.arena import SHORT_BYTES, SLOT_BYTES, SLOTS, Arena
 
 PLACE_BYTES = 1 << 20
 
@@ -57,18 +57,41 @@ def test_tensors_lie_where_the_worker_looks(arena: Arena, staged: tuple[int, ...
 
 
 def test_what_was_leased_is_put_without_a_copy(arena: Arena) -> None:
-    """It lies where it was read to, also as another type; a view that is not contiguous is copied."""
+    """It lies where it was read to, also as another type; what is short or not contiguous is copied."""
     memory = seen_by_worker(arena)
-    frame = arena.lease(240)
-    frame[:] = bytes(range(240))
-    tensor = np.frombuffer(frame, "<i2").reshape(10, 12)
+    frame = arena.lease(24_000)
+    frame[:] = bytes(range(240)) * 100
+    tensor = np.frombuffer(frame, "<i2").reshape(100, 120)
     offset = arena.put(tensor)
     frame[0] = 99
     assert memory[offset] == 99
+    short = arena.put(tensor[:1])
+    frame[0] = 98
+    assert memory[short] == 99
     turned = arena.put(tensor.T)
-    np.testing.assert_array_equal(memory[turned:][:240], raw(tensor.T))
+    np.testing.assert_array_equal(memory[turned:][:24_000], raw(tensor.T))
+    arena.end_run()
     together = arena.put(tensor, tensor)
-    np.testing.assert_array_equal(memory[together:][:480], np.tile(raw(tensor), 2))
+    np.testing.assert_array_equal(memory[together:][:48_000], np.tile(raw(tensor), 2))
+
+
+def test_runs_told_ahead_keep_their_tensors(arena: Arena) -> None:
+    """Short and long ones, staged or not, as many as there is room for: each lies there until it is over."""
+    memory, rng = seen_by_worker(arena), np.random.default_rng(0)
+    told: list[tuple[int, Any]] = []
+    for size in rng.choice([1, 1026, SHORT_BYTES, SHORT_BYTES + 1, PLACE_BYTES], 400):
+        tensor = rng.integers(0, 256, size, dtype=np.uint8)
+        if rng.random() < 0.3:
+            arena.stage(tensor)
+        while not arena.has_room:
+            told.pop(0)
+            arena.end_run()
+        told.append((arena.put(tensor), tensor))
+        for offset, content in told:
+            np.testing.assert_array_equal(memory[offset:][: content.size], content)
+    assert len(told) > 2
+    arena.forget_runs()
+    assert arena.has_room
 
 
 @given(

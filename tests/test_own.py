@@ -1,5 +1,6 @@
 """Ladders of the user's own code: `python:MODULE:FUNCTION`."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaphi import Client
+from adaphi import AsyncClient, Client
 from adaphi.controller.embedded import AdaptiveModel
 from adaphi.controller.metrics import latency_buckets
 from adaphi.errors import InvalidRequest, LadderError
@@ -52,12 +53,30 @@ def test_a_daemon_serves_ones_own_functions(tmp_path: Path) -> None:
                 client.wait_until_ready(60)
                 summed = client.infer(image, deadline_ms=5000, phi=0, top=2)
                 largest = client.infer(image, deadline_ms=5000, phi=1, top=2)
+            for seed in range(6):
+                asyncio.run(ask_at_once(f"ipc://{tmp_path}/a.sock", 50, seed))
         finally:
             process.terminate()
     assert summed.output.tolist() == image.sum(axis=(0, 1)).tolist()
     assert largest.output.tolist() == image.max(axis=(0, 1)).tolist()
     assert summed.top == () and len(largest.top) == 2
     assert process.returncode == 0
+
+
+async def ask_at_once(address: str, count: int, seed: int) -> None:
+    """Ask for much at once, short tensors and long ones mixed: each gets its own answer."""
+    rng = np.random.default_rng(seed)
+    sides = rng.choice([1, 20, 300], count)
+    images = [rng.integers(0, 255, (side, side, 3), dtype=np.uint8) for side in sides]
+    async with AsyncClient(address) as client:
+        asked = (
+            client.infer(image, deadline_ms=30_000, phi=number % 2)
+            for number, image in enumerate(images)
+        )
+        for number, answer in enumerate(await asyncio.gather(*asked)):
+            whole = images[number].max(axis=(0, 1)) if number % 2 else images[number].sum((0, 1))
+            assert answer.phi == number % 2
+            assert answer.output.tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize(
