@@ -160,6 +160,12 @@ def name_of(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
+@cache
+def code_of(dtype: np.dtype[Any]) -> str:
+    """Return numpy's code of a type, with the order of its bytes."""
+    return dtype.str
+
+
 Header = TypeVar("Header", bound=msgspec.Struct)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -241,7 +247,7 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
             f"shape {shape} of {header.dtype} needs {count * dtype.itemsize} bytes, "
             f"got {len(frames[0])}"
         )
-    return np.frombuffer(frames[0], dtype, count).reshape(shape)
+    return np.ndarray(shape, dtype, frames[0])
 
 
 def error_frames(error: RequestError, id: int | None) -> list[Any]:

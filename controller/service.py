@@ -26,7 +26,7 @@ from .books import Books
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
 from .metrics import Metrics
-from .protocol import AnswerHeader, InferHeader
+from .protocol import AnswerHeader, InferHeader, code_of
 from .residency import Residency
 from .rollout import Rollout
 from .runs import Run, Runs
@@ -94,6 +94,7 @@ class Service:
         self.limits = Limits()
         self.runs = Runs()
         self.resident: frozenset[int] = frozenset()
+        self._kept: tuple[int, ...] = ()  # the same, as the worker said it
         self.ready = False
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
@@ -224,7 +225,9 @@ class Service:
         request, decision = start.request, start.decision
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
-        run = worker.Run(told.key, decision.phi, request.top, tensor.dtype.str, tensor.shape, keep)
+        run = worker.Run(
+            told.key, decision.phi, request.top, code_of(tensor.dtype), tensor.shape, keep
+        )
         if start.joined:
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
             run.shape = (len(run.tops), *tensor.shape)
@@ -280,9 +283,9 @@ class Service:
 
     def on_kept(self, resident: tuple[int, ...]) -> None:
         """Note what is resident now."""
-        if (now := frozenset(resident)) != self.resident:
-            self.resident = now
-            self.metrics.show_resident(now)
+        if resident != self._kept:
+            self._kept, self.resident = resident, frozenset(resident)
+            self.metrics.show_resident(self.resident)
         self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:
