@@ -51,8 +51,8 @@ assert torch.ops.torchvision.nms(torch.rand(3, 4), torch.rand(3), 0.5).shape == 
 
 WHAT_WAS_MARKED_IS_NOT_COMPILED = """
 import torch
-from adaphi.model_zoo import timm_import
-with timm_import.compiler_put_off():
+from adaphi.model_zoo.compiler import compiler_put_off
+with compiler_put_off():
     alone = torch.compiler.disable(lambda x: x + 1)
     later = torch.compiler.disable(reason="none")(lambda x: x - 1)
     from torch._dynamo.utils import is_compile_supported
