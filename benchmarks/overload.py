@@ -78,7 +78,7 @@ class Seen:
 def run(quick: bool) -> list[Row]:
     """Return the shares that were aimed at."""
     with daemon(example_profile() if quick else "efficientnet-lite") as served:
-        return asyncio.run(_measure(served.zmq, 1.0 if quick else 60.0))
+        return asyncio.run(_measure(served.zmq, 2.0 if quick else 60.0))
 
 
 async def _measure(address: str, seconds: float) -> list[Row]:
