@@ -15,7 +15,7 @@ demo: $(READY) ## run the main job on this machine: real models, a real budget, 
 
 test: lint ## check style and types, then run every test: first side by side, then those with deadlines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4 --dist worksteal
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/test_*.py)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

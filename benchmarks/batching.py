@@ -41,7 +41,7 @@ def run(quick: bool) -> list[Row]:
 
     The quick form leaves the real ladder out: measuring its batches takes minutes.
     """
-    rounds, blocks, seconds = (6, 1, 2.0) if quick else (30, 5, 10.0)
+    rounds, blocks, seconds = (4, 1, 2.0) if quick else (30, 5, 10.0)
     together = measured(tiny.NAME, rounds)
     with ExitStack() as stack:
         profiles = together, together.one_by_one()

@@ -16,7 +16,7 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from adaphi.model_zoo import Latency, Profile, VariantProfile, get_ladder
+from adaphi.model_zoo import Latency, Profile, Variant, VariantProfile, get_ladder
 from adaphi.model_zoo.allocator import tune_allocator
 from adaphi.model_zoo.backends import get_backend, installed_backends
 from adaphi.model_zoo.calibration import calibration_pictures
@@ -46,36 +46,37 @@ PICTURES = int(os.environ.get("ADAPHI_PICTURES", "200"))
 
 
 def run(quick: bool = False) -> list[Row]:
-    """Return cost, agreement and gain in every backend that runs int8."""
+    """Return cost, agreement and gain in every backend that runs int8; quick: of the smallest network."""
     rows = []
+    variants = [v for v in LADDER.variants if not quick or v.network == LADDER.variants[0].network]
     for name in [n for n in installed_backends() if n != "torch"]:
-        cost_ms = _forwards(name, 1 if quick else 7)
-        for variant, ms in zip(LADDER.variants, cost_ms, strict=True):
+        cost_ms = _forwards(name, variants, 1 if quick else 7)
+        for variant in variants:
             whole = WHOLE[variant.network]
             peer = ("", None) if variant.phi == whole else ("the same in fp32", cost_ms[whole])
-            rows.append(Row(f"{name}, {variant.name}", ms, "ms", "less", *peer))
-        rows += _agreements(name, quick)
+            rows.append(Row(f"{name}, {variant.name}", cost_ms[variant.phi], "ms", "less", *peer))
+        rows += _agreements(name, variants, 4 if quick else PICTURES)
         rows += _gains(name, _profile(name, cost_ms), quick)
     return rows
 
 
-def _forwards(name: str, rounds: int) -> list[float]:
-    """Return the processor time of a forward of each variant (ms), the median over rounds."""
-    samples: list[list[float]] = [[] for _ in LADDER.variants]
+def _forwards(name: str, variants: Sequence[Variant], rounds: int) -> dict[int, float]:
+    """Return the processor time of a forward (ms), the median over rounds, by φ."""
     with ExitStack() as stack:
-        trials = [stack.enter_context(Trial(__name__, name, str(v.phi))) for v in LADDER.variants]
+        trials = {v.phi: stack.enter_context(Trial(__name__, name, str(v.phi))) for v in variants}
+        samples: dict[int, list[float]] = {phi: [] for phi in trials}
         for _ in range(rounds):
-            for trial, taken in zip(trials, samples, strict=True):
-                taken.append(trial.ask(0, 1).output[0])
-    return [median(taken) for taken in samples]
+            for phi, trial in trials.items():
+                samples[phi].append(trial.ask(0, 1).output[0])
+    return {phi: median(taken) for phi, taken in samples.items()}
 
 
-def _profile(name: str, cost_ms: Sequence[float]) -> Profile:
-    """Return the six candidates with what they cost."""
+def _profile(name: str, cost_ms: Mapping[int, float]) -> Profile:
+    """Return the candidates with what they cost."""
     count = len(cost_ms)
     variants = tuple(
-        VariantProfile(v.phi, v.name, v.quality, Latency(ms, ms, ms, ms))
-        for v, ms in zip(LADDER.variants, cost_ms, strict=True)
+        VariantProfile(place, v.name, v.quality, Latency(ms, ms, ms, ms))
+        for place, (v, ms) in enumerate((LADDER.variants[phi], ms) for phi, ms in cost_ms.items())
     )
     return Profile(
         ladder=LADDER.name, backend=name, variants=variants, stall_ms=((0.0,) * count,) * count
@@ -84,7 +85,7 @@ def _profile(name: str, cost_ms: Sequence[float]) -> Profile:
 
 def _gains(name: str, candidates: Profile, quick: bool) -> Iterator[Row]:
     """Yield the mean score of the mixed ladder beside the plain one's, and of what is left of it."""
-    whole = [v for v in candidates.variants if v.phi in WHOLE.values()]
+    whole = [v for v in candidates.variants if v.name in WHOLE]
     plain = Profile(
         ladder="plain",
         backend=name,
@@ -127,17 +128,17 @@ def _scores(budget_ms: Any, profile: Profile) -> tuple[float, float]:
     )
 
 
-def _agreements(name: str, quick: bool) -> Iterator[Row]:
-    """Yield how often int8 names fp32's first class, and the right one."""
-    pictures, truth = _pictures(4 if quick else PICTURES)
+def _agreements(name: str, variants: Sequence[Variant], most: int) -> Iterator[Row]:
+    """Yield how often, on `most` pictures, int8 names fp32's first class, and the right one."""
+    pictures, truth = _pictures(most)
     backend = get_backend(name)
     said = {}
-    for variant in LADDER.variants[: 4 if quick else None]:
+    for variant in variants:
         runner = backend.build(variant)
         said[variant.phi] = np.array([int(runner(x).argmax()) for x in pictures])
-    for variant in LADDER.variants:
+    for variant in variants:
         whole = WHOLE[variant.network]
-        if variant.phi == whole or whole not in said:
+        if variant.phi == whole:
             continue
         ours, theirs = said[variant.phi], said[whole]
         same = float((ours == theirs).mean())

@@ -22,6 +22,7 @@ from adaphi.model_zoo.images import example_image
 
 from .daemon import daemon
 from .harness import Row
+from .problems import example_profile
 
 CLIENTS, WAITING = 24, 3
 DEADLINE_MS, PATIENT_MS = 150.0, 5000.0
@@ -76,7 +77,7 @@ class Seen:
 
 def run(quick: bool) -> list[Row]:
     """Return the shares that were aimed at."""
-    with daemon("efficientnet-lite", "[worker]\nprofile_rounds = 4" if quick else "") as served:
+    with daemon(example_profile() if quick else "efficientnet-lite") as served:
         return asyncio.run(_measure(served.zmq, 2.0 if quick else 60.0))
 
 

@@ -182,7 +182,7 @@ def run(quick: bool = False) -> list[Row]:
         Row("33 × 101 states, each active variant, solved", took_s, "s", "less",
             "the rule ramsis, 100 sweeps", rule_s, "< 0.5")
     ]  # fmt: skip
-    requests = 400 if quick else 20_000
+    requests = 100 if quick else 20_000
     for setting in settings()[1:] if quick else settings():
         plans = [_plan(setting, miss_cost, quick) for miss_cost in MISS_COSTS]
         for workload in setting.arrivals(requests):

@@ -1,19 +1,26 @@
-"""The one place that imports timm, so that it works beside any torchvision.
+"""The one place that imports timm, so that it works beside any torchvision, and soon.
 
 timm imports torchvision. The torchvision on PyPI is built against CUDA; beside a CPU build of torch
 its compiled operators are missing, and its import dies when it registers a fake implementation for
 them ("operator torchvision::nms does not exist"). timm's models and transforms use none of those
 operators. So, while timm is imported, a registration for a *missing* torchvision operator is
 skipped; with a torchvision that fits, every registration goes through and nothing differs.
+
+torchvision imports torch's compiler, and timm marks methods that it is to leave alone. The compiler would be
+most of what timm takes to import, and 70 MB that stay; so it is put off (`compiler_put_off`).
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from .compiler import compiler_put_off
 
 
 @contextmanager
@@ -44,7 +51,21 @@ def _exists(op: str) -> bool:
     return hasattr(getattr(torch.ops, namespace), name)
 
 
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Let imports make their objects, all of which stay, without looking through them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def import_timm() -> ModuleType:
     """Return timm, imported so that a torchvision built for another torch does no harm."""
-    with missing_torchvision_operators_skipped():
+    if (timm := sys.modules.get("timm")) is not None:
+        return timm
+    with _no_garbage_collected(), compiler_put_off(), missing_torchvision_operators_skipped():
         return importlib.import_module("timm")

@@ -43,6 +43,9 @@ _CHAIN_KEEP = math.exp2(-1 / CHAIN_HALF_LIFE_STEPS)
 _LEADER_KEEP = math.exp2(-1 / LEADER_HALF_LIFE_STEPS)
 _WIDENS = forecast.FORGETTING**-forecast.FORGETS_EVERY
 _SCALE = 10.0**DIGITS
+_SETTLING_STEPS = np.int64(
+    SETTLING_STEPS
+)  # a plain constant is a type to numba: all below compiled anew
 
 
 class Chains(NamedTuple):
@@ -210,7 +213,7 @@ def refresh(
                 paid = quality[a] * on_time - miss_cost * (1 - on_time)
                 payoff[e, m, a] = paid - penalty[m, a]
     chains.now[k, 1] = 1.0
-    ahead = settle(payoff, transition, gamma, d, SETTLED, SETTLING_STEPS)
+    ahead = settle(payoff, transition, gamma, d, SETTLED, _SETTLING_STEPS)
     for e in range(states):
         for a in range(1, variants):
             chains.ahead[k, e, a] = gamma * ahead[e, a - 1]

@@ -22,8 +22,6 @@ from adaphi.controller.asking import Asker, Call
 from adaphi.controller.dedup import Ledger
 from adaphi.errors import Busy, NoAnswer, RequestError, Shed, TooLarge, WorkerLost
 
-pytestmark = pytest.mark.alone
-
 # -------------------------------------------------------------------------------- against a clock
 
 
@@ -350,6 +348,7 @@ def test_a_daemon_that_is_not_ready_is_left_alone(fake: Callable[..., Fake], ask
     assert daemon.unready < 0 and len(daemon.requests) == 2
 
 
+@pytest.mark.alone
 def test_what_was_seen_is_said(fake: Callable[..., Fake], ask: Ask, tmp_path: Path) -> None:
     """Nobody there, gone after the first attempt, silent: three different sentences."""
     [nobody] = ask(f"ipc://{tmp_path}/none", [1], 100)

@@ -43,8 +43,6 @@ from adaphi.sim import Trace
 from adaphi.sim.requests import OK, Served, World, serve
 from adaphi.sim.workload import Workload
 
-pytestmark = pytest.mark.alone
-
 COSTS = Costs(np.array([10.0, 15.0, 24.0]), np.full((3, 3), 0.5), np.array([0.70, 0.76, 0.80]))
 np.fill_diagonal(COSTS.stall_ms, 0.0)
 EVEN = [{2: 12.0, 4: 14.0, 8: 20.0}, {2: 17.0, 8: 30.0}, {4: 90.0}]  # that of φ = 2 does not pay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,12 @@ def test_every_benchmark_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_runs(name: str) -> None:
+def test_a_benchmark_runs(name: str, exports: Path) -> None:
     """`python -m benchmarks NAME --quick` prints its table."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--quick"],
         cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(exports)},
         capture_output=True,
         text=True,
     )

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,18 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def write_setup(folder: Path) -> int:
+LATENCY_MS = (20.0, 26.0, 34.0)
+
+
+def write_setup(
+    folder: Path, ladder: str = "efficientnet-lite", name: str = "tf_efficientnet_lite{}"
+) -> int:
     port = free_port()
     profile = Profile(
-        ladder="efficientnet-lite",
+        ladder=ladder,
         variants=tuple(
-            VariantProfile(phi, f"tf_efficientnet_lite{phi}", q, Latency(p50=ms, p95=ms))
-            for phi, (q, ms) in enumerate([(0.751, 20.0), (0.767, 26.0), (0.776, 34.0)])
+            VariantProfile(phi, name.format(phi), q, Latency(p50=ms, p95=ms))
+            for phi, (q, ms) in enumerate(zip((0.751, 0.767, 0.776), LATENCY_MS, strict=True))
         ),
         stall_ms=((0.0,) * 3,) * 3,
     )
@@ -89,9 +94,30 @@ def write_setup(folder: Path) -> int:
     return port
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, **environ: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "adaphi", "serve", "--config", str(folder / "adaphi.toml")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, **environ})
+
+
+@dataclass
+class Checked:
+    """A folder, and how a daemon starts in it whose variants do nothing but take time: the checked ladder."""
+
+    folder: Path
+    port: int
+    takes: str
+
+    def start(self, takes_ms: Sequence[float] = LATENCY_MS) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        environ = {"PYTHONPATH": path, self.takes: ",".join(map(str, takes_ms))}
+        return start(self.folder, **environ)
+
+
+@pytest.fixture
+def checked(bench: Callable[[str], Any], tmp_path: Path) -> Checked:
+    """Return what shows the daemon's decisions without the seconds that it takes to load real models."""
+    ladder = bench("checked")
+    return Checked(tmp_path, write_setup(tmp_path, ladder.NAME, "checked{}"), ladder.TAKES)
 
 
 @pytest.fixture(scope="module")
@@ -313,19 +339,6 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     assert len(lines) == 1 and "thread" in lines[0] and "$.worker" in lines[0]
 
 
-def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
-    """SIGTERM: the request that is running is answered, the exit code is 0, no process is left."""
-    write_setup(tmp_path)
-    with start(tmp_path) as process, Client(f"ipc://{tmp_path}/a.sock") as client:
-        client.wait_until_ready(60)
-        works(client)
-        process.terminate()
-        _, stderr = process.communicate(timeout=20)
-        assert process.returncode == 0, stderr.decode()
-    left = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout
-    assert left == b""
-
-
 def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
     """Real models, memory for two of three: wide budgets are answered by φ = 2, tight ones by φ = 0, and
     what is resident never takes more than the limit."""
@@ -364,11 +377,12 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
             process.wait(20)
 
 
-def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
+def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path, checked: Checked) -> None:
     """Alone a request gets the best variant, in a crowd that it would make late hardly one does."""
-    port = write_setup(tmp_path)
     profile = Profile.load(tmp_path / "profile.json")
-    plan = QueuePlan.solve(profile, deadline_ms=1000.0, rates_per_s=[1.0, 20.0], slack_bins=40)
+    plan = QueuePlan.solve(
+        profile, deadline_ms=1000.0, rates_per_s=[1.0, 20.0], slowdowns=(1.0, 2.0), slack_bins=40
+    )
     plan.save(tmp_path / "queue.npz")
     text = (tmp_path / "adaphi.toml").read_text()
     (tmp_path / "adaphi.toml").write_text('policy = "queue.npz"\n' + text)
@@ -381,7 +395,7 @@ def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
             assert all(isinstance(x, RequestError) for x in said if isinstance(x, BaseException))
             return Counter(x.phi for x in said if not isinstance(x, BaseException))
 
-    with start(tmp_path) as process:
+    with checked.start() as process:
         try:
             with Client(address) as client:
                 client.wait_until_ready(60)
@@ -389,23 +403,22 @@ def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path) -> None:
                 assert alone == [2, 2, 2]
                 answered = asyncio.run(crowd())
                 assert answered[2] < answered.total() / 4 < answered[0]
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                with urllib.request.urlopen(f"http://127.0.0.1:{checked.port}/") as page:
                     assert json.load(page)["policy"] == "queue"
         finally:
             process.terminate()
             process.wait(20)
 
 
-def test_a_killed_daemon_leaves_its_recording(tmp_path: Path) -> None:
+def test_a_killed_daemon_leaves_its_recording(tmp_path: Path, checked: Checked) -> None:
     """After kill -9 the recording has every decision but the last half second's; `greedy` replayed on it
     decides as the daemon did."""
-    write_setup(tmp_path)
     with (tmp_path / "adaphi.toml").open("a") as file:
         file.write(f'[recorder]\nfolder = "{tmp_path}/flights"\n')
     text = (tmp_path / "adaphi.toml").read_text()
     (tmp_path / "adaphi.toml").write_text('policy = "greedy"\n' + text)
     readings = [500.0, 18.0, 28.0, 500.0, 18.0, 36.0, 500.0, 18.0, 28.0, 500.0, 22.0, 21.0]
-    with start(tmp_path) as process:
+    with checked.start() as process:
         try:
             with Client(f"ipc://{tmp_path}/a.sock") as client:
                 client.wait_until_ready(60)
@@ -421,15 +434,16 @@ def test_a_killed_daemon_leaves_its_recording(tmp_path: Path) -> None:
     assert again.decisions.tolist() == trace.columns["phi"][1:].tolist()
 
 
-def test_policies_and_configurations_are_taken_while_it_runs(tmp_path: Path) -> None:
+def test_policies_and_configurations_are_taken_while_it_runs(
+    tmp_path: Path, checked: Checked
+) -> None:
     """A push, a changed file and SIGHUP bring policies into the shadow; what is broken changes nothing."""
-    write_setup(tmp_path)
     profile = Profile.load(tmp_path / "profile.json")
     policy = TablePolicy.solve(profile, [np.full(50, 500.0)])
     policy.save(tmp_path / "one.npz")
     text = (tmp_path / "adaphi.toml").read_text()
     (tmp_path / "adaphi.toml").write_text('policy = "one.npz"\n' + text)
-    url = "http://127.0.0.1:" + text.partition("port = ")[2].partition("\n")[0]
+    url = f"http://127.0.0.1:{checked.port}"
 
     def rollout() -> str:
         with urllib.request.urlopen(url + "/", timeout=5) as page:
@@ -441,7 +455,7 @@ def test_policies_and_configurations_are_taken_while_it_runs(tmp_path: Path) -> 
             time.sleep(0.05)
         assert rollout() == state
 
-    with start(tmp_path) as process:
+    with checked.start((1.0, 1.0, 1.0)) as process:
         try:
             with Client(f"ipc://{tmp_path}/a.sock") as client:
                 client.wait_until_ready(60)
@@ -514,3 +528,28 @@ def test_a_browser_draws_the_page(served: Served, client: Client) -> None:
     page = done.stdout
     assert "efficientnet-lite · ready · tf_efficientnet_lite" in page, done.stderr
     assert "late, last minute" in page and "<rect" in page and ">the daemon does not" not in page
+
+
+def test_sigterm_answers_what_was_accepted(served: Served, client: Client) -> None:
+    """SIGTERM: what is running and what waits is answered, the exit code is 0, no process is left.
+
+    It is the last one here, for it ends the daemon that the others share.
+    """
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(served.address) as async_client:
+            asked = [
+                asyncio.ensure_future(
+                    async_client.infer(example_image(), deadline_ms=9000, phi=2, priority=k)
+                )
+                for k in range(4)
+            ]
+            await asked[0]
+            served.process.terminate()
+            return await asyncio.gather(*asked)
+
+    assert [answer.phi for answer in asyncio.run(ask())] == [2, 2, 2, 2]
+    _, stderr = served.process.communicate(timeout=20)
+    assert served.process.returncode == 0, stderr.decode()
+    left = subprocess.run(["pgrep", "-P", str(served.process.pid)], capture_output=True).stdout
+    assert left == b""

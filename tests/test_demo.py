@@ -19,12 +19,12 @@ pytest.importorskip("skimage", reason="the photographs come with scikit-image (e
 
 
 @contextmanager
-def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def demo(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the short demonstration; give it and the mark by which its processes are known."""
     mark = f"ADAPHI_TEST_MARK={uuid.uuid4()}"
     name, _, value = mark.partition("=")
     process = subprocess.Popen(
-        [sys.executable, "-m", "adaphi", "demo", "--quick"],
+        [sys.executable, "-m", "adaphi", "demo", "--quick", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,14 +73,14 @@ def test_the_demonstration_runs_to_its_end() -> None:
     [
         ("1. Profile", 0.1),
         ("1. Profile", 2.5),
-        ("2. Record", 4.0),
+        ("2. Record", 1.5),
         ("5. Start", 2.0),
-        ("request 1:", 0.5),
+        ("request 1:", 0.1),
     ],
 )
 def test_ctrl_c_ends_it_cleanly(line: str, after_s: float) -> None:
     """At any moment: no traceback, soon no process is left, and a shell sees exit code 130."""
-    with demo() as (process, mark):
+    with demo("--seconds", "3") as (process, mark):
         assert process.stdout is not None and process.stderr is not None
         for text in process.stdout:
             if line in text:

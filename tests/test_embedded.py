@@ -12,8 +12,6 @@ from adaphi.errors import InvalidRequest
 from adaphi.model_zoo import Ladder, Profile, Variant
 from adaphi.model_zoo.pool import WarmPool
 
-pytestmark = pytest.mark.alone
-
 
 class Clock:
     """A clock that stands still until it is told otherwise."""

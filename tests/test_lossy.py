@@ -8,11 +8,11 @@ import random
 import re
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,7 @@ from adaphi import AsyncClient, Client
 from adaphi.controller import protocol
 from adaphi.errors import RequestError
 
-pytestmark = pytest.mark.alone
-
+TAKES_MS = (20.0, 30.0, 60.0)
 PICTURES = [np.random.default_rng(k).integers(0, 255, (n, n, 3), np.uint8) for k, n in
             enumerate((8, 40, 200, 20, 64, 300))]  # fmt: skip
 
@@ -147,24 +146,22 @@ def unreliable(daemon: str, seed: int) -> Iterator[tuple[Unreliable, Cutting, st
         losing.join()
 
 
-def runs(served: Any) -> float:
+def runs(device: Any) -> float:
     """Return how many requests a model answered, by the daemon's own count."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/metrics", timeout=5) as page:
-        text = page.read().decode()
-    found = re.findall(r'adaphi_requests_total\{.*outcome="(?:ok|late)".*\} (\S+)', text)
-    return sum(map(float, found))
+    counted = r'adaphi_requests_total\{.*outcome="(?:ok|late)".*\} (\S+)'
+    return sum(map(float, re.findall(counted, device.get("/metrics"))))
 
 
-def check_lossy_line(served: Any, expected: list[Any]) -> None:
+def check_lossy_line(device: Any, expected: list[Any]) -> None:
     """Every call has one right answer or one error by its deadline + 1 s, and no model ran one twice."""
-    before, outcomes, deadline_s = runs(served), Counter[str](), 10.0
+    before, outcomes, deadline_s = runs(device), Counter[str](), 10.0
 
     async def ask(address: str) -> None:
         async def one(client: AsyncClient, k: int) -> None:
             began = time.monotonic()
             try:
                 answer = await client.infer(PICTURES[k], deadline_ms=deadline_s * 1e3, phi=0)
-                np.testing.assert_allclose(answer.output, expected[k], rtol=1e-4, atol=1e-4)
+                np.testing.assert_array_equal(answer.output, expected[k])
                 outcomes["answered"] += 1
             except RequestError as error:
                 outcomes[error.code] += 1
@@ -175,43 +172,48 @@ def check_lossy_line(served: Any, expected: list[Any]) -> None:
                 calls = [one(c, k) for c in (one_client, other) for k in range(len(PICTURES))]
                 await asyncio.gather(*calls)
 
-    with unreliable(served.address, 7) as (losing, cutting, address):
+    with unreliable(device.address, 7) as (losing, cutting, address):
         asyncio.run(ask(address))
         assert min(losing.did.values()) > 3 and len(losing.did) == 4 and cutting.cuts > 3
     total = sum(outcomes.values())
     assert total == 96 and outcomes["answered"] > total / 2, outcomes
-    assert runs(served) - before <= total
+    assert runs(device) - before <= total
 
 
-def check_one_that_never_reads(served: Any) -> None:
+def check_one_that_never_reads(device: Any) -> None:
     """Forty thousand replies for a client that takes none: the daemon does not keep them."""
-    process = psutil.Process(served.process.pid)
+    process = psutil.Process(device.pid)
     before = process.memory_info().rss
     mute: Any = zmq.Context.instance().socket(zmq.DEALER)
     mute.linger, mute.rcvhwm = 0, 1
-    mute.connect(served.address)
+    mute.connect(device.address)
     hello = protocol.encode(protocol.HELLO, protocol.HelloHeader(1))
     try:
         for _ in range(40_000):
             mute.send_multipart(hello)
-        with Client(served.address) as client:
-            assert client.infer(PICTURES[0], deadline_ms=20_000).output.shape == (1000,)
+        with Client(device.address) as client:
+            assert client.infer(PICTURES[0], deadline_ms=20_000).output.shape == (4,)
         assert process.memory_info().rss - before < 8e6
     finally:
         mute.close()
 
 
-def test_a_lossy_line_and_a_client_that_never_reads(run_daemon: Any) -> None:
+def proofs(bench: Callable[[str], Any], phi: int) -> list[Any]:
+    """Return the one right answer of φ to each picture."""
+    return [bench("checked").proof(phi, picture) for picture in PICTURES]
+
+
+@pytest.mark.alone
+def test_a_lossy_line_and_a_client_that_never_reads(
+    bench: Callable[[str], Any], tmp_path: Path
+) -> None:
     """One daemon, first behind a line that loses, then with a client that asks and never listens."""
-    with run_daemon() as served:
-        with Client(served.address) as client:
-            client.wait_until_ready(120)
-            expected = [client.infer(p, deadline_ms=20_000, phi=0).output for p in PICTURES]
-        check_lossy_line(served, expected)
-        check_one_that_never_reads(served)
+    with bench("device").Device(tmp_path, TAKES_MS) as device:
+        check_lossy_line(device, proofs(bench, 0))
+        check_one_that_never_reads(device)
 
 
-def test_a_killed_daemon_s_successor_answers(run_daemon: Any) -> None:
+def test_a_killed_daemon_s_successor_answers(bench: Callable[[str], Any], tmp_path: Path) -> None:
     """`kill -9` under eight requests, and a new start: each caller gets its answer, and never knew."""
     found: list[Any] = []
 
@@ -223,16 +225,15 @@ def test_a_killed_daemon_s_successor_answers(run_daemon: Any) -> None:
 
         asyncio.run(main())
 
-    with run_daemon() as served:
-        with Client(served.address) as client:
-            client.wait_until_ready(120)
-            expected = [client.infer(p, deadline_ms=20_000, phi=2).output for p in PICTURES]
-        asking = threading.Thread(target=ask, args=(served.address,))
+    with bench("device").Device(tmp_path, TAKES_MS) as device:
+        asking = threading.Thread(target=ask, args=(device.address,))
         asking.start()
-        time.sleep(0.1)
-        served.process.kill()
-    with run_daemon():
+        time.sleep(0.2)
+        device.kill()
+        assert not found
+        device.start()
         asking.join(90)
     assert len(found) == 8
+    expected = proofs(bench, 2)
     for k, answer in enumerate(found):
-        np.testing.assert_allclose(answer.output, expected[k % 6], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(answer.output, expected[k % 6])

@@ -33,8 +33,6 @@ from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.model_zoo.images import example_image
 from adaphi.sim import Trace
 
-pytestmark = pytest.mark.alone
-
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
@@ -148,6 +146,7 @@ def metrics_of_the_alerts() -> set[str]:
     return set(re.findall(r"[a-z:]*adaphi_[a-z_:0-9]+", text))
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_every_panel_and_alert_finds_data(tmp_path: Path, run_daemon: Callable[..., Any]) -> None:
     """A real Prometheus that scrapes a real daemon under way returns a number for every expression of the

@@ -15,8 +15,6 @@ from adaphi.controller.metrics import latency_buckets
 from adaphi.errors import InvalidRequest, LadderError
 from adaphi.model_zoo import Latency, Profile, VariantProfile, get_ladder
 
-pytestmark = pytest.mark.alone
-
 NETWORKS = """
 from adaphi.model_zoo import OwnVariant
 

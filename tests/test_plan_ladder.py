@@ -128,7 +128,6 @@ def adaphi(*arguments: str) -> str:
     return CliRunner().invoke(app, arguments, catch_exceptions=False).output
 
 
-@pytest.mark.alone
 def test_what_is_written_can_be_profiled_and_served(
     tmp_path: Path, run_daemon: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

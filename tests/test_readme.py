@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
@@ -72,10 +70,12 @@ def test_the_first_lines_make_a_policy_and_a_picture(folder: Path) -> None:
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.alone
 def test_the_embedded_model_answers(folder: Path) -> None:
-    """The Python block, on the profile and the policy of the first block."""
-    if not (folder / "policy.npz").exists():
-        pytest.skip("the first block did not run")
+    """The Python block, on a profile and a policy as the first block makes them."""
+    shutil.copy(folder / "examples" / "profile.json", folder)
+    trace = "--trace examples/trace.csv"
+    run(f"adaphi solve --profile profile.json {trace} -o policy.npz", folder)
     done = subprocess.run(
         [sys.executable, "-c", block_with("AdaptiveModel.from_ladder")],
         cwd=folder,
@@ -86,6 +86,7 @@ def test_the_embedded_model_answers(folder: Path) -> None:
     assert "cat" in done.stdout
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_daemon_answers_and_can_be_watched(folder: Path) -> None:
     """Serve, infer, and the metrics of that very daemon."""

@@ -182,7 +182,6 @@ sources = []
 """
 
 
-@pytest.mark.alone
 def test_a_daemon_answers_for_nodes(clubs: Path, tmp_path: Path) -> None:
     """A trained ladder's folder is served: the logits are the network's own, and the deadline picks φ."""
     graph = Citations.read(clubs)

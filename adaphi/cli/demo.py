@@ -44,8 +44,11 @@ PACE_S = 0.04
 _SPIN = "import os\np = os.getppid()\nwhile os.getppid() == p:\n    for _ in range(100000): pass"
 
 
-def run(*, quick: bool = False) -> None:
-    """Run the demonstration; raise `MissingExtraError` without the photographs."""
+def run(*, quick: bool = False, seconds: float | None = None) -> None:
+    """Run the demonstration; raise `MissingExtraError` without the photographs.
+
+    `seconds`: how long to record, and so how many photographs to send, five for each.
+    """
     from ..controller.client import Client
 
     pictures = _photographs()
@@ -56,7 +59,7 @@ def run(*, quick: bool = False) -> None:
         profile = _profile(here / "profile.json", rounds=5 if quick else 15)
 
         _step(2, "Record what the machine can spend while a load of ours comes and goes")
-        trace = _record(here / "trace.csv", profile, seconds=18.0 if quick else 63.0)
+        trace = _record(here / "trace.csv", profile, seconds or (18.0 if quick else 63.0))
         train, test = trace.split()
 
         _step(3, "Solve the policy on the first half of the recording")

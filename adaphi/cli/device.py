@@ -317,6 +317,10 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A shorter recording and fewer photographs.")
     ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=2.0, help="How long to record. [63, with --quick 18]"),
+    ] = None,
 ) -> None:
     """Run the main job, everything real, in three minutes.
 
@@ -331,4 +335,4 @@ def demo(
     """
     from .demo import run
 
-    run(quick=quick)
+    run(quick=quick, seconds=seconds)

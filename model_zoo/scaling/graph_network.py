@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidRequest, MissingExtraError
+from ..compiler import compiler_put_off
 
 try:
-    import torch_geometric  # noqa: F401
+    with compiler_put_off():
+        import torch_geometric  # noqa: F401
 except ImportError:
     raise MissingExtraError("graph networks", "graph") from None
 
