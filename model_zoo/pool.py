@@ -151,6 +151,7 @@ class WarmPool:
         output = _batch(runner, x, self.ladder.variants[phi].name) if batched else runner(x)
         if keep is not None and phi not in keep:
             self.evict(phi)
+            self._tidy_soon()  # the caller still has the runner
         return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
 
     def keep(self, phis: Set[int]) -> None:
@@ -179,9 +180,10 @@ class WarmPool:
             return
         returns_memory = runner.returns_memory
         del runner
-        if not returns_memory:
+        if returns_memory:
+            self._tidy_soon()
+        else:
             tidy_memory()
-        self._tidy_soon()
 
     def _evict_all_but(self, phis: Set[int]) -> frozenset[int]:
         """Evict what is resident besides `phis`, and begin no load that still waits; return what went."""

@@ -229,7 +229,7 @@ def test_a_load_that_is_asked_for_while_the_loader_ends_is_not_lost(
 def test_evicted_memory_goes_back_at_once_or_soon(
     backend: SleepingBackend, monkeypatch: pytest.MonkeyPatch, returns_memory: bool
 ) -> None:
-    """Where malloc holds the weights, `evict` trims; what else it keeps follows within the promised time,
+    """Where malloc holds the weights, `evict` trims; else what malloc keeps follows within the promised time,
     evictions in a row sharing one trim; and `keep` trims at once."""
     trims: list[int] = []
     timers: list[tuple[float, Callable[[], None]]] = []
@@ -251,16 +251,17 @@ def test_evicted_memory_goes_back_at_once_or_soon(
     monkeypatch.setattr(pool, "return_free_memory", trim)
     monkeypatch.setattr(threading, "Timer", Timer)
     warm = WarmPool(LADDER, backend)
-    for rounds in (1, 2):
-        trims.clear()
+    for _ in range(2):
         for phi in (1, 2):
             warm.load(phi)
             warm.evict(phi)
             warm.evict(phi)
         assert len(trims) == (0 if returns_memory else 2)
-        assert [after_s for after_s, _ in timers] == [pool.TIDY_WITHIN_S] * rounds
-        timers[-1][1]()
-        assert len(trims) == (1 if returns_memory else 3)
+        assert [after_s for after_s, _ in timers] == [pool.TIDY_WITHIN_S] * returns_memory
+        while timers:
+            timers.pop()[1]()
+        assert len(trims) == (1 if returns_memory else 2)
+        trims.clear()
     warm.load(0)
     warm.load(1)
     trims.clear()
