@@ -68,9 +68,7 @@ class WarmPool:
         """Why the last load behind of a variant failed; gone once another one begins."""
         self._behind: list[int] = []  # what the loader still has to load
         self._loader_works = False
-        self._load_left_scraps = (
-            False  # of building anew: nothing else allocates what it then frees
-        )
+        self._left_scraps = False  # a load did, in the allocator
         self._tidies_soon = False
 
     def __repr__(self) -> str:
@@ -118,7 +116,7 @@ class WarmPool:
             runner = self.backend.build(self.ladder.variants[phi])
             if runner.needs_warm_up:
                 runner(runner.example)  # the first call allocates and chooses kernels
-                self._load_left_scraps = True
+                self._left_scraps = True
             with self._changing:
                 measured = max(runner.weights_bytes, _resident_set_bytes() - before)
                 self._bytes[phi] = self._known.get(phi, measured)
@@ -130,7 +128,7 @@ class WarmPool:
         """Load `phis` (default: the whole ladder), the largest first: under a limit the smallest stay."""
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
-        return_free_memory()  # see `_load_what_is_behind`
+        self._return_scraps()
 
     def run(
         self, phi: int, x: Array, *, keep: Set[int] | None = None, batched: bool = False
@@ -238,9 +236,15 @@ class WarmPool:
             except Exception as error:  # whatever it is: what is resident goes on answering
                 self.failures[phi] = str(error) or type(error).__name__
                 log.warning("φ=%d could not be loaded: %s", phi, error)
-            if not self._behind and self._load_left_scraps:
-                self._load_left_scraps = False
-                return_free_memory()
+                self._left_scraps = True
+            if not self._behind:
+                self._return_scraps()
+
+    def _return_scraps(self) -> None:
+        """Return what loads have left: one that builds anew reads weights into memory to copy them."""
+        if self._left_scraps:
+            self._left_scraps = False
+            return_free_memory()
 
     def _next_behind(self) -> int | None:
         """Return what to load next; None ends the loader, and whoever asks after that starts another."""

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -78,9 +78,8 @@ class Shelf:
             self._loans -= 1
             if self._file is not None:
                 self._go_away()
-            elif (
-                not self._loans
-            ):  # writing takes a while, and whoever evicts may have requests to answer
+            elif not self._loans:
+                # Writing takes a while, and whoever evicts may have requests to answer.
                 self._leaving = threading.Thread(target=self._go_away, daemon=True)
                 self._leaving.start()
 
@@ -128,27 +127,31 @@ def _give_back(shelf: weakref.ref[Shelf]) -> None:
 
 
 def _whole_pages(model: nn.Module) -> set[tuple[int, int]]:
-    """Return (begin, end) of the pages that belong to one tensor of `model` alone; what is smaller stays."""
+    """Return (begin, end) of the pages that hold weights of `model` and nothing else; smaller ones stay."""
     places = set()
-    for module in model.modules():
-        named = module._parameters, module._buffers, vars(module)  # packed weights are attributes
-        for tensor in (value for values in named for value in values.values()):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
-                address, size = _memory_of(tensor)
-                begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-                end = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
-                if begin < end:
-                    places.add((begin, end))
+    for address, size in map(_memory_of, _weights(model)):
+        begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            places.add((begin, end))
     return places
+
+
+def _weights(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield parameters, and packed weights, which are attributes; anything else other models may share."""
+    for module in model.modules():
+        yield from (tensor for tensor in module._parameters.values() if tensor is not None)
+        attributes = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+        yield from (tensor for tensor in attributes if tensor.is_mkldnn)
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[int, int]:
     """Return the address and bytes of what holds a tensor's values; (0, 0) where it cannot be told."""
-    if tensor.layout == torch.strided:
-        storage = tensor.untyped_storage()
-        return storage.data_ptr(), storage.nbytes()
     if tensor.is_mkldnn and hasattr(torch.ops.mkldnn, "data_ptr"):
         return torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
+    if tensor.layout == torch.strided and tensor.device.type == "cpu":
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
     return 0, 0
 
 
