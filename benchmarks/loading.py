@@ -63,7 +63,7 @@ def _measure(backend: str, quick: bool) -> list[Row]:
         ratio, ratio_awake = (during / before).tolist()
         rows.append(Row(f"{what} without loads", float(before[0]), "ms", "less"))
         rows.append(Row(f"{what} with ÷ without", ratio, "×", "less", target=target))
-        rows.append(Row(f"{what} less waits for a core", ratio_awake, "×", "less"))
+        rows.append(Row(f"{what} with ÷ without, less waits for a core", ratio_awake, "×", "less"))
     return rows
 
 
