@@ -25,6 +25,9 @@ LOADER_NICENESS = 19
 SWITCH_INTERVAL_S = 1e-5
 """How long a thread that loads keeps the interpreter's lock from one that runs a model."""
 
+TIDY_WITHIN_S = 5.0
+"""How soon after an eviction the allocator returns what it keeps, where the bulk went back by itself."""
+
 
 class Run(NamedTuple):
     """One run: the output, how long it took (ms, load and warm-up included), whether it was cold, on what."""
@@ -65,6 +68,8 @@ class WarmPool:
         """Why the last load behind of a variant failed; gone once another one begins."""
         self._behind: list[int] = []  # what the loader still has to load
         self._loader_works = False
+        self._left_scraps = False  # a load did, in the allocator
+        self._tidies_soon = False
 
     def __repr__(self) -> str:
         return f"<WarmPool(ladder={self.ladder.name!r}, resident={sorted(self._runners)})>"
@@ -111,6 +116,7 @@ class WarmPool:
             runner = self.backend.build(self.ladder.variants[phi])
             if runner.needs_warm_up:
                 runner(runner.example)  # the first call allocates and chooses kernels
+                self._left_scraps = True
             with self._changing:
                 measured = max(runner.weights_bytes, _resident_set_bytes() - before)
                 self._bytes[phi] = self._known.get(phi, measured)
@@ -122,7 +128,7 @@ class WarmPool:
         """Load `phis` (default: the whole ladder), the largest first: under a limit the smallest stay."""
         for phi in sorted(phis if phis is not None else range(len(self.ladder)), reverse=True):
             self.load(phi)
-        return_free_memory()  # see `_load_what_is_behind`
+        self._return_scraps()
 
     def run(
         self, phi: int, x: Array, *, keep: Set[int] | None = None, batched: bool = False
@@ -143,11 +149,16 @@ class WarmPool:
         output = _batch(runner, x, self.ladder.variants[phi].name) if batched else runner(x)
         if keep is not None and phi not in keep:
             self.evict(phi)
+            self._tidy_soon()  # the caller still has the runner
         return Run(output, (time.perf_counter() - began) * 1e3, cold, runner)
 
     def keep(self, phis: Set[int]) -> None:
-        """Have `phis` resident: evict what else is at once, and load behind what is missing."""
-        self._evict_all_but(phis)
+        """Have `phis` resident: evict what else is, and load behind what is missing.
+
+        What was evicted goes back to the system at once, to the last page: memory may be short.
+        """
+        if self._evict_all_but(phis):
+            tidy_memory()
         self._load_behind(sorted(phis - self.resident))
 
     def load_behind(self, phi: int) -> None:
@@ -156,18 +167,42 @@ class WarmPool:
         self._load_behind([*self._behind, phi])
 
     def evict(self, phi: int) -> None:
-        """Drop `phi` and give its memory back to the system; nothing happens if it is not resident."""
-        with self._changing:
-            evicted = self._runners.pop(phi, None) is not None
-        if evicted:
-            gc.collect()
-            return_free_memory()
+        """Drop `phi` and give its memory back to the system; nothing happens if it is not resident.
 
-    def _evict_all_but(self, phis: Set[int]) -> None:
-        """Evict what is resident besides `phis`, and begin no load that still waits."""
+        Where the weights go back by themselves, what the allocator keeps of the runs is returned within
+        `TIDY_WITHIN_S`: a trim also takes the pages that the next run of another variant would use again.
+        """
+        with self._changing:
+            runner = self._runners.pop(phi, None)
+        if runner is None:
+            return
+        returns_memory = runner.returns_memory
+        del runner
+        if returns_memory:
+            self._tidy_soon()
+        else:
+            tidy_memory()
+
+    def _evict_all_but(self, phis: Set[int]) -> frozenset[int]:
+        """Evict what is resident besides `phis`, and begin no load that still waits; return what went."""
         self._load_behind([])
-        for other in self.resident - phis:
+        others = self.resident - phis
+        for other in others:
             self.evict(other)
+        return others
+
+    def _tidy_soon(self) -> None:
+        with self._changing:
+            starts = not self._tidies_soon
+            self._tidies_soon = True
+        if starts:
+            timer = threading.Timer(TIDY_WITHIN_S, self._tidy)
+            timer.daemon = True
+            timer.start()
+
+    def _tidy(self) -> None:
+        self._tidies_soon = False
+        tidy_memory()
 
     def _take(self, phi: int) -> Runner:
         """Return the runner of `phi`, loaded if need be, as the one used last.
@@ -201,9 +236,15 @@ class WarmPool:
             except Exception as error:  # whatever it is: what is resident goes on answering
                 self.failures[phi] = str(error) or type(error).__name__
                 log.warning("φ=%d could not be loaded: %s", phi, error)
+                self._left_scraps = True
             if not self._behind:
-                # A load reads its weights into memory that it then needs no more.
-                return_free_memory()
+                self._return_scraps()
+
+    def _return_scraps(self) -> None:
+        """Return what loads have left: one that builds anew reads weights into memory to copy them."""
+        if self._left_scraps:
+            self._left_scraps = False
+            return_free_memory()
 
     def _next_behind(self) -> int | None:
         """Return what to load next; None ends the loader, and whoever asks after that starts another."""
@@ -251,6 +292,12 @@ def soften_loads(pool: WarmPool) -> None:
 
 def _resident_set_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
+
+
+def tidy_memory() -> None:
+    """Free what refers to itself in circles, and give freed pages back."""
+    gc.collect()
+    return_free_memory()
 
 
 def return_free_memory() -> None:

@@ -27,6 +27,7 @@ class TimedRunner:
 
     weights_bytes = 1
     needs_warm_up = True
+    returns_memory = False
     example = np.zeros((2, 2, 3), np.uint8)
 
     def __init__(self, clock: Clock, run_ms: float) -> None:

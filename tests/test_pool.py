@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class SleepingRunner:
     """Takes as long as it is told, and longer the first time."""
 
     needs_warm_up = True
+    returns_memory = False
 
     def __init__(self, phi: int) -> None:
         self.weights_bytes = (10 + 10 * phi) * MB
@@ -221,3 +223,50 @@ def test_a_load_that_is_asked_for_while_the_loader_ends_is_not_lost(
     assert ending.wait(10)
     warm.keep({1, 2})
     _wait_for(warm, {1, 2})
+
+
+@pytest.mark.parametrize("returns_memory", [False, True])
+def test_evicted_memory_goes_back_at_once_or_soon(
+    backend: SleepingBackend, monkeypatch: pytest.MonkeyPatch, returns_memory: bool
+) -> None:
+    """Where malloc holds the weights, `evict` trims; else what malloc keeps follows within the promised time,
+    evictions in a row sharing one trim; and `keep` trims at once."""
+    trims: list[int] = []
+    timers: list[tuple[float, Callable[[], None]]] = []
+
+    def trim() -> None:
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # not a timer of another test's pool
+            trims.append(1)
+
+    class Timer:
+        def __init__(self, after_s: float, call: Callable[[], None]) -> None:
+            timers.append((after_s, call))
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr(SleepingRunner, "returns_memory", returns_memory)
+    monkeypatch.setattr(pool, "return_free_memory", trim)
+    monkeypatch.setattr(threading, "Timer", Timer)
+    warm = WarmPool(LADDER, backend)
+    for _ in range(2):
+        for phi in (1, 2):
+            warm.load(phi)
+            warm.evict(phi)
+            warm.evict(phi)
+        assert len(trims) == (0 if returns_memory else 2)
+        assert [after_s for after_s, _ in timers] == [pool.TIDY_WITHIN_S] * returns_memory
+        while timers:
+            timers.pop()[1]()
+        assert len(trims) == (1 if returns_memory else 2)
+        trims.clear()
+    warm.load(0)
+    warm.load(1)
+    trims.clear()
+    warm.keep({0})
+    assert trims
+    trims.clear()
+    warm.keep({0})
+    assert not trims

@@ -28,8 +28,13 @@ class Runner(Protocol):
     """An input of the kind that requests bring, for warm-up and measurement."""
     needs_warm_up: bool
     """Whether its first run is slower than the others."""
-    batch: Callable[[Array], Array] | None
-    """Takes k inputs of one shape, stacked, and returns k outputs; None where one at a time is all it can."""
+    returns_memory: bool
+    """Whether, when it goes, its weights' memory is back with the system; else the allocator still has it."""
+
+    @property
+    def batch(self) -> Callable[[Array], Array] | None:
+        """Return what makes k outputs of k inputs, stacked; None where one at a time is all it can."""
+        ...
 
     def __call__(self, x: Array) -> Array:
         """Return the output for `x`; raise `InvalidRequest` where shape or dtype do not fit."""

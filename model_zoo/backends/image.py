@@ -29,17 +29,24 @@ class ImageRunner:
         many: Callable[[Array], Array] | None = None,
         *,
         needs_warm_up: bool = True,
+        returns_memory: bool = False,
         example: Array | None = None,
     ) -> None:
         self.forward = forward
         self.preprocess = preprocess
         self.weights_bytes = weights_bytes
         self.needs_warm_up = needs_warm_up
+        self.returns_memory = returns_memory
         self.example: Array = example_image() if example is None else example
-        self.batch: Callable[[Array], Array] | None = None if many is None else self._batch
         self._is_image = example is None
         self._many = many
         self._classes = classes
+
+    @property
+    def batch(self) -> Callable[[Array], Array] | None:
+        """Return what takes k inputs, stacked; None where one at a time is all it can."""
+        # No attribute: a runner that refers to itself would outlive its eviction until garbage is collected.
+        return None if self._many is None else self._batch
 
     def __call__(self, x: Array) -> Array:
         """Return the logits (classes,) of an image (height, width, 3) of uint8."""

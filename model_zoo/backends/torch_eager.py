@@ -30,7 +30,7 @@ from .export import cache_folder
 from .folding import fold_batch_norms
 from .image import ImageRunner, check_like
 from .packing import Shapes, can_pack, input_shapes, make_packable, pack
-from .shelf import Shelf
+from .shelf import Loan, Shelf
 
 log = logging.getLogger("adaphi")
 
@@ -54,7 +54,7 @@ class TorchBackend:
         torch.set_num_threads(threads)
         self._modules = modules
         self._example = example
-        self._known: dict[Variant, _Known] = {}  # those that were built once
+        self._known: dict[Variant, _Known] = {}  # what was built, resident or not
 
     def prepare(self) -> None:
         """Import timm and the names of its classes, and let torch set up its kernels."""
@@ -74,78 +74,55 @@ class TorchBackend:
                 help="use the backend onnx, openvino or auto",
             )
         known = self._known.get(variant)
-        comes_back = known is not None and known.shelf is not None
-        if known is None:
-            model, known = _build_first(variant)
-            self._known[variant] = known
-        elif known.shelf is not None:
-            model = known.shelf.take()
-            pack(model)
-        else:
-            model = _build_again(variant, known)
-        preprocess = known.preprocess
-
-        def many(pictures: Array) -> Array:
-            return _forward(model, np.concatenate([preprocess(picture) for picture in pictures]))
-
-        return ImageRunner(
-            lambda x: _forward(model, x),
-            preprocess,
-            imagenet_names(),
-            known.weights_bytes,
-            many,
-            needs_warm_up=not comes_back,
-        )
+        loan = None if known is None else known.shelf.take()
+        comes_back = loan is not None
+        if known is None or loan is None:
+            known = self._known[variant] = _build(variant)
+            loan = known.shelf.take()
+            assert loan is not None  # only what went can be lost
+        return _runner(known, loan, comes_back)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Known:
-    """What was found out about a variant when it was built for the first time.
-
-    `shapes` are those to pack for, None where making the network faster changes its answer. The `shelf`
-    exists from the second time on: most variants never go.
-    """
+    """A variant's network, and what was found out about it when it was built."""
 
     preprocess: Callable[[Array], Array]
     weights_bytes: int
-    shapes: Shapes | None
-    shelf: Shelf | None = None
+    shelf: Shelf
 
 
-def _build_first(variant: Variant) -> tuple[torch.nn.Module, _Known]:
-    """Return `variant` made faster, or as timm built it if that changes its answer; and what was found."""
+def _runner(known: _Known, loan: Loan, comes_back: bool) -> Runner:
+    preprocess = known.preprocess
+
+    def many(pictures: Array) -> Array:
+        stack = np.concatenate([preprocess(picture) for picture in pictures])
+        return _forward(loan.model, stack)
+
+    return ImageRunner(
+        lambda x: _forward(loan.model, x),
+        preprocess,
+        imagenet_names(),
+        known.weights_bytes,
+        many,
+        needs_warm_up=not comes_back,
+        returns_memory=True,
+    )
+
+
+def _build(variant: Variant) -> _Known:
+    """Return `variant` made faster, or as timm built it if that changes its answer."""
     model = load_timm(variant)
-    known = _Known(timm_preprocess(model), _bytes_of(model), None)
-    x = known.preprocess(example_image())
+    preprocess, weights_bytes = timm_preprocess(model), _bytes_of(model)
+    x = preprocess(example_image())
     expected = _forward(model, x)
     shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
     model = _packable(model, shapes)
     pack(model)
-    if _agree(expected, _forward(model, x)):
-        known.shapes = shapes
-        return model, known
-    log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
-    return load_timm(variant), known
-
-
-def _build_again(variant: Variant, known: _Known) -> torch.nn.Module:
-    """Return `variant`, which was evicted since, and shelve it: it may be evicted again."""
-    model = load_timm(variant)
-    if known.shapes is not None:
-        model = _packable(model, known.shapes)
-    shelf = back = None
-    try:
-        shelf = Shelf(model, cache_folder() / "shelf")
-        back = shelf.take()
-    except (OSError, ValueError, RuntimeError) as error:
-        log.warning("%s cannot be kept for a quick return: %s", variant.name, error)
-    pack(model)
-    if shelf is not None and back is not None:
-        pack(back)
-        x = known.preprocess(example_image())
-        if np.array_equal(_forward(model, x), _forward(back, x)):
-            known.shelf = shelf
-    return model
+    if not _agree(expected, _forward(model, x)):
+        log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
+        model = load_timm(variant)
+    return _Known(preprocess, weights_bytes, Shelf(model, cache_folder() / "shelf"))
 
 
 def _packable(model: torch.nn.Module, shapes: Shapes) -> torch.nn.Module:
@@ -161,6 +138,7 @@ class ModuleRunner:
 
     batch: Callable[[Array], Array] | None = None  # its inputs have a batch axis of their own
     needs_warm_up = True
+    returns_memory = False  # nobody knows who else has the module
 
     def __init__(self, module: torch.nn.Module, example: Array) -> None:
         self._module = module.eval()
