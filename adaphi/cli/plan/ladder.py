@@ -119,7 +119,7 @@ def ladder(
     write_ladder(
         [replace(variants[k], phi=phi) for phi, k in enumerate(kept)], output, why=why, notes=notes
     )
-    _show(blurred, seen, proposal, why, output, as_json=as_json, report=report)
+    _show(blurred, seen, proposal, why, output, latency_ms, as_json=as_json, report=report)
 
 
 class Costs(NamedTuple):
@@ -175,6 +175,7 @@ def _show(
     proposal: Proposal,
     why: Sequence[str],
     output: Path,
+    latency_ms: float,
     *,
     as_json: bool,
     report: Path | None,
@@ -197,6 +198,7 @@ def _show(
 
     def draw(page: Page) -> None:
         page.table(COLUMNS, rows)
+        _figure(page, candidates, proposal.kept, latency_ms)
         for line in why:
             page.prose(line)
         page.code(f"adaphi profile --ladder {output}")
@@ -208,3 +210,44 @@ def _show(
         "ladder": str(output),
     }
     emit("Which variants to keep warm", value, table, draw, as_json=as_json, report=report)
+
+
+def _figure(
+    page: Page, candidates: Sequence[Candidate], kept: Sequence[int], latency_ms: float
+) -> None:
+    """Draw quality over time: the kept are filled, and the steps of what budgets up to the limit afford."""
+    import plotly.graph_objects as go
+
+    ordered = [candidates[place] for place in kept]
+    others = [one for place, one in enumerate(candidates) if place not in kept]
+    steps = go.Scatter(
+        x=[*(one.latency_ms for one in ordered), latency_ms],
+        y=[*(one.quality for one in ordered), ordered[-1].quality],
+        mode="lines",
+        line={"shape": "hv", "color": "#1f77b4", "width": 1},
+        name="the best that a budget affords",
+    )
+    points = [
+        go.Scatter(
+            x=[one.latency_ms for one in some],
+            y=[one.quality for one in some],
+            text=[one.name for one in some],
+            mode="markers+text",
+            textposition=f"{place} center",
+            cliponaxis=False,
+            marker={"size": 12, "symbol": symbol, "color": color},
+            name=name,
+        )
+        for some, name, place, symbol, color in (
+            (ordered, "kept", "top", "circle", "#1f77b4"),
+            (others, "left out", "bottom", "circle-open", "#888"),
+        )
+        if some
+    ]
+    axis = {"title": "expected ms", "rangemode": "tozero"}
+    figure = go.Figure([steps, *points], {"xaxis": axis, "yaxis": {"title": "quality"}})
+    limit = f"limit {latency_ms:g} ms"
+    figure.add_vline(
+        x=latency_ms, line_dash="dot", annotation_text=limit, annotation_position="bottom right"
+    )
+    page.figure(figure)
