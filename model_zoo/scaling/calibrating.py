@@ -256,7 +256,8 @@ def time_in_turn(
         Sample(layer.kind, count(partial(_row, layer), layer.shape), min(row.taken_s))
         for layer, row in zip(layers, rows, strict=True)
     ]
-    return samples, {x: 1e3 * min(one.taken_s) for x, one in zip(shapes, whole, strict=True)}
+    taken_ms = [round(1e3 * min(one.taken_s), 3) for one in whole]
+    return samples, dict(zip(shapes, taken_ms, strict=True))
 
 
 @contextmanager
