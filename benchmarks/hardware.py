@@ -20,7 +20,7 @@ import numpy as np
 from adaphi.model_zoo.profiling import device_name
 from adaphi.model_zoo.scaling.calibrating import calibrate
 from adaphi.model_zoo.scaling.counting import count_timm, input_shape
-from adaphi.model_zoo.scaling.hardware import anchored, predict
+from adaphi.model_zoo.scaling.hardware import predict, predict_ladder
 
 FAMILIES = {
     "efficientnet-lite": [f"tf_efficientnet_lite{phi}" for phi in range(4)],
@@ -103,25 +103,26 @@ def compare(threads: int, seconds: float, rounds: int) -> dict[str, object]:
     """Return the fitted rates, and every network's predicted and measured latency."""
     import msgspec
 
-    device = calibrate(threads, rounds=rounds)
+    # φ = 0 of each ladder is measured as `adaphi plan hardware --here` does it
+    firsts = [FAMILIES[ladder][0] for ladder in LADDERS]
+    device = calibrate(threads, rounds=rounds, networks=firsts)
     clock = "thread_ms" if threads == 1 else "wall_ms"
     names = [*(name for family in FAMILIES.values() for name in family), *UNSEEN]
     measured = time_networks(names, threads, seconds)
-    predictions = {name: predict(count_timm(name), device) for name in names}
+    works = {name: count_timm(name) for name in names}
     networks = {
-        name: {"predicted_ms": round(predictions[name].latency_ms, 2), **measured[name]}
+        name: {"predicted_ms": round(predict(works[name], device).latency_ms, 2), **measured[name]}
         for name in names
     }
     errors = {name: abs(row["predicted_ms"] / row[clock] - 1) for name, row in networks.items()}
     unseen = [errors.pop(name) for name in UNSEEN]
-    chosen = {}
+    chosen: dict[str, dict[str, float]] = {}
     for ladder in LADDERS:
-        took = [measured[name][clock] for name in FAMILIES[ladder]]
-        told = [predictions[name] for name in FAMILIES[ladder]]
-        chosen[ladder] = {
-            "alone": choices([p.latency_ms for p in told], took),
-            "first_measured": choices([p.latency_ms for p in anchored(told, took[0])], took),
-        }
+        family = FAMILIES[ladder]
+        took, some = [measured[name][clock] for name in family], [works[name] for name in family]
+        for how, anchor in (("alone", False), ("anchored", True)):
+            told, _ = predict_ladder(family[0], some, device, anchor=anchor)
+            chosen.setdefault(ladder, {})[how] = choices([p.latency_ms for p in told], took)
     return {
         "rates": msgspec.to_builtins(device.rates),
         "clock": clock,
@@ -129,6 +130,7 @@ def compare(threads: int, seconds: float, rounds: int) -> dict[str, object]:
         "largest_error": round(max(errors.values()), 4),
         "median_error_unseen": round(float(np.median(unseen)), 4),
         "largest_error_unseen": round(max(unseen), 4),
+        "first_ms": {name: round(ms, 2) for name, ms in device.measured_ms.items()},
         "chosen_is_best_share": chosen,
         "networks": networks,
     }

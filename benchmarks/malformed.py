@@ -120,7 +120,7 @@ def try_codec(count: int, seed: int = 0) -> Counter[str]:
             seen[error.code] += 1
         else:
             seen["request"] += 1
-            assert asked.image.nbytes <= len(body)
+            assert asked.tensor.nbytes <= len(body)
     return seen
 
 

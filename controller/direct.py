@@ -101,7 +101,7 @@ class Call:
             self._finish(self._unfit)
             return
         try:
-            asked = oip.read(self._body, self._header_length)
+            asked = oip.read(self._body, self._header_length, self._inference.takes.name)
             cancel = self._inference.submit(asked, self._phi, self._arrived_s, self._finish)
             self._cancel = None if self.response_complete else cancel
         except RequestError as error:

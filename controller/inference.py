@@ -1,4 +1,4 @@
-"""An image asked for over HTTP, on its way to the service and back: the same whichever way its bytes came."""
+"""An inference asked for over HTTP, on its way to the service and back, whichever way its bytes came."""
 
 from __future__ import annotations
 
@@ -75,6 +75,15 @@ def internal(error: Exception) -> Sent:
     return failure(f"internal error: {type(error).__name__}", 500)
 
 
+class _Known(NamedTuple):
+    """What follows from a profile."""
+
+    profile: Profile | None
+    takes: oip.Kind
+    gives: oip.Kind
+    targets: dict[bytes, int | None]
+
+
 class Inference:
     """Requests of the inference protocol on top of one daemon; `allocate` gives the memory of long bodies."""
 
@@ -82,7 +91,7 @@ class Inference:
         self.host = host
         self.allocate = allocate
         self.room = Room(4 * host.max_message_bytes)
-        self._targets: tuple[Profile | None, dict[bytes, int | None]] = (None, {})
+        self._kept: _Known | None = None
 
     @property
     def model(self) -> str:
@@ -96,18 +105,33 @@ class Inference:
         return [oip.path_name(v.name) for v in profile.variants] if profile else []
 
     @property
+    def takes(self) -> oip.Kind:
+        """Return what the ladder takes: what its profile was measured on, images where that does not say."""
+        return self._known().takes
+
+    @property
+    def gives(self) -> oip.Kind:
+        """Return what the ladder gives: what was measured then, logits of classes where that does not say."""
+        return self._known().gives
+
+    @property
     def targets(self) -> dict[bytes, int | None]:
         """Return what each path of an inference pins: a φ, or None where the policy picks."""
-        known, targets = self._targets
-        if known is not self.host.profile:
-            model, names = self.model, self.names
-            places: dict[tuple[str, ...], int | None] = {(model,): None}
-            for phi, name in enumerate(names):
-                for place in ((name,), (model, name), (name, name)):
-                    places.setdefault(place, phi)
-            targets = {path: phi for place, phi in places.items() for path in _paths(place)}
-            self._targets = (self.host.profile, targets)
-        return targets
+        return self._known().targets
+
+    def _known(self) -> _Known:
+        profile = self.host.profile
+        if self._kept is None or self._kept.profile is not profile:
+            self._kept = _Known(profile, *_kinds(profile), self._targets_now())
+        return self._kept
+
+    def _targets_now(self) -> dict[bytes, int | None]:
+        model, names = self.model, self.names
+        places: dict[tuple[str, ...], int | None] = {(model,): None}
+        for phi, name in enumerate(names):
+            for place in ((name,), (model, name), (name, name)):
+                places.setdefault(place, phi)
+        return {path: phi for place, phi in places.items() for path in _paths(place)}
 
     def submit(
         self,
@@ -120,7 +144,8 @@ class Inference:
 
         Returns what takes the request back. Raises the `RequestError` that answers it at once.
         """
-        check_image(asked.image)
+        if self.takes is oip.IMAGE:
+            check_image(asked.tensor)  # of other things the worker says whether it takes them
         service = self.host.serving()
 
         def reply(what: AnswerHeader | RequestError, rest: list[Any]) -> None:
@@ -131,7 +156,7 @@ class Inference:
             done(sent)
 
         ticket = Ticket(0, reply)
-        service.submit(ticket, self._header(asked, phi), asked.image, arrived_s)
+        service.submit(ticket, self._header(asked, phi), asked.tensor, arrived_s)
         return partial(service.cancel, ticket)
 
     def _answer(
@@ -147,7 +172,7 @@ class Inference:
         return Sent(text + raw, headers=headers)
 
     def _header(self, asked: oip.Asked, phi: int | None) -> InferHeader:
-        parameters, image = asked.parameters, asked.image
+        parameters, tensor = asked.parameters, asked.tensor
         if parameters.variant is not None:
             pinned = self._phi_of(parameters.variant)
             if phi is not None and pinned != phi:
@@ -157,8 +182,8 @@ class Inference:
             phi = pinned
         header = InferHeader(
             id=0,
-            dtype=protocol.name_of(image.dtype),
-            shape=image.shape,
+            dtype=protocol.name_of(tensor.dtype),
+            shape=tensor.shape,
             deadline_ms=parameters.budget_ms,
             reading_ms=parameters.reading_ms,
             phi=phi,
@@ -177,6 +202,14 @@ class Inference:
             known = ", ".join(self.names)
             raise InvalidRequest(f"no variant is called {variant[:100]!r}; there are {known}")
         return self.names.index(variant)
+
+
+def _kinds(profile: Profile | None) -> tuple[oip.Kind, oip.Kind]:
+    """Return what the ladder of a profile takes and gives."""
+    given, made = (profile.input, profile.output) if profile else (None, None)
+    other = given is not None and (given[0].name != "uint8" or given[1][2:] != (3,))
+    takes = oip.kind_of(oip.INPUT_NAME, *given) if given and other else oip.IMAGE
+    return takes, oip.kind_of(oip.OUTPUT, *made) if made else oip.LOGITS
 
 
 def _paths(place: Sequence[str]) -> set[bytes]:

@@ -2,7 +2,8 @@
 
 A body is JSON, or, with the binary tensor extension, as many bytes of JSON as a header says, followed by
 the raw tensors (little-endian, row-major) in the order of `inputs`. An image is one input, `image`, UINT8
-(height, width, 3); the answer is one output, `logits` (classes,), or its likeliest classes as strings.
+(height, width, 3); what is no image is called `input`. The answer is one output, `logits` (classes,), or its
+likeliest classes as strings.
 
 Sources: the specification, github.com/kserve/open-inference-protocol; Triton's extensions binary_data,
 schedule_policy, classification, parameters and statistics, github.com/triton-inference-server/server.
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 from .protocol import MAX_AXES, MAX_HEADER_BYTES, AnswerHeader
 
-INPUT, OUTPUT = "image", "logits"
+IMAGE_NAME, INPUT_NAME, OUTPUT = "image", "input", "logits"
 MAX_JSON_BYTES = 16_000_000
 """What a body without binary tensors may have: numbers as text are slow to read."""
 MAX_CLASSES = 1000
@@ -130,11 +131,39 @@ class RepositoryBody(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """What a model takes, or gives: a tensor's name, its datatype, and its shape with -1 for any side."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Return it as a model's metadata has it."""
+        return {"name": self.name, "datatype": self.datatype, "shape": self.shape}
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return it as Triton's model configuration has it."""
+        return {"name": self.name, "data_type": f"TYPE_{self.datatype}", "dims": self.shape}
+
+
+IMAGE = Kind(IMAGE_NAME, "UINT8", (-1, -1, 3))
+LOGITS = Kind(OUTPUT, "FP32", (-1,))
+
+
+def kind_of(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> Kind:
+    """Return the kind of which an array of `dtype` and `shape` is an example: every side may differ."""
+    return Kind(name, _NAMES.get(dtype, dtype.name.upper()), (-1,) * len(shape))
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """An inference as it was asked for; `classes` is 0 where the tensor itself is wanted."""
 
     id: str
-    image: NDArray[Any]
+    tensor: NDArray[Any]
     parameters: Parameters
     classes: int
     binary: bool
@@ -160,10 +189,13 @@ def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
 # -------------------------------------------------------------------------------- requests
 
 
-def read(body: bytes | bytearray | memoryview, header_length: str | None) -> Asked:
+def read(
+    body: bytes | bytearray | memoryview, header_length: str | None, name: str = IMAGE_NAME
+) -> Asked:
     """Return what a body asks for; `header_length` is the header Inference-Header-Content-Length.
 
-    Tensors are views of the body. Raises `ProtocolError`, `InvalidRequest` or `TooLarge`.
+    The one input is called `name`. Tensors are views of the body. Raises `ProtocolError`, `InvalidRequest` or
+    `TooLarge`.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
     if length > (MAX_JSON_BYTES if header_length is None else MAX_HEADER_BYTES):
@@ -174,14 +206,14 @@ def read(body: bytes | bytearray | memoryview, header_length: str | None) -> Ask
     view = memoryview(body)
     asked = decode(InferBody, view[:length])
     tensors = _tensors(asked.inputs, view[length:])
-    if [i.name for i in asked.inputs] != [INPUT]:
+    if [i.name for i in asked.inputs] != [name]:
         names = ", ".join(repr(i.name[:50]) for i in asked.inputs[:5])
-        raise InvalidRequest(f"expected one input, {INPUT!r}; got {names or 'none'}")
+        raise InvalidRequest(f"expected one input, {name!r}; got {names or 'none'}")
     output = _wanted(asked.outputs)
     binary = output.binary_data
     return Asked(
         id=asked.id,
-        image=tensors[0],
+        tensor=tensors[0],
         parameters=asked.parameters,
         classes=output.classification,
         binary=asked.parameters.binary_data_output if binary is None else binary,
@@ -284,8 +316,8 @@ def answer(
     """Return the JSON of an answer and the raw bytes that follow it (b"" if it is all JSON)."""
     tensor: dict[str, Any] = {"name": OUTPUT}
     if asked.classes:
-        labels = classification(output, asked.classes, [name for name, _ in header.top])
-        tensor |= {"datatype": "BYTES", "shape": [len(labels)]}
+        labels, shape = classification(output, asked.classes, [name for name, _ in header.top])
+        tensor |= {"datatype": "BYTES", "shape": shape}
         raw = b"".join(struct.pack("<I", len(b)) + b for b in map(str.encode, labels))
     else:
         labels = []
@@ -313,11 +345,20 @@ def answer(
     return msgspec.json.encode(whole), raw if asked.binary else b""
 
 
-def classification(output: NDArray[Any], count: int, names: Sequence[str]) -> list[str]:
-    """Return the `count` largest of `output` (classes,) as "value:index:name", without unknown names."""
-    best = np.argsort(-output.astype(np.float64), kind="stable")[:count]
-    found = [f"{output[index]:f}:{index}" for index in best]
-    return [f"{f}:{name}" for f, name in zip(found, names, strict=True)] if names else found
+def classification(
+    output: NDArray[Any], count: int, names: Sequence[str]
+) -> tuple[list[str], tuple[int, ...]]:
+    """Return the `count` largest of `output` (…, classes) as "value:index:name", and their shape (…, count).
+
+    They are in one flat list; where no names are known, these are left out.
+    """
+    rows = np.atleast_1d(output)
+    best = np.argsort(-rows.astype(np.float64), axis=-1, kind="stable")[..., :count]
+    values = np.take_along_axis(rows, best, axis=-1)
+    found = [f"{v:f}:{index}" for v, index in zip(values.flat, best.flat, strict=True)]
+    if names:
+        found = [f"{f}:{name}" for f, name in zip(found, names, strict=True)]
+    return found, best.shape
 
 
 def path_name(name: str) -> str:

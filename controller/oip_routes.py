@@ -100,16 +100,14 @@ class OpenInference:
                 "name": request.path_params["model"],
                 "versions": names,
                 "platform": self._platform,
-                "inputs": [{"name": oip.INPUT, "datatype": "UINT8", "shape": [-1, -1, 3]}],
-                "outputs": [{"name": oip.OUTPUT, "datatype": "FP32", "shape": [-1]}],
+                "inputs": [self._inference.takes.metadata],
+                "outputs": [self._inference.gives.metadata],
             }
         )
 
     async def configuration(self, request: Request) -> Response:
         """Return what Triton calls the model configuration."""
         self._find(request)
-        image = {"name": oip.INPUT, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}
-        logits = {"name": oip.OUTPUT, "data_type": "TYPE_FP32", "dims": [-1]}
         return JSONResponse(
             {
                 "name": request.path_params["model"],
@@ -117,8 +115,8 @@ class OpenInference:
                 "backend": self._backend,
                 "version_policy": {"all": {}},
                 "max_batch_size": 0,
-                "input": [image],
-                "output": [logits],
+                "input": [self._inference.takes.configuration],
+                "output": [self._inference.gives.configuration],
             }
         )
 
@@ -170,7 +168,7 @@ class OpenInference:
     # ---------------------------------------------------------------------------- inference
 
     async def infer(self, request: Request) -> Response:
-        """Answer one image; a client that goes away takes its request with it."""
+        """Answer one request; a client that goes away takes it along."""
         with self._inference.room.visit() as visit:
             return await self._infer(request, visit)
 
@@ -193,9 +191,10 @@ class OpenInference:
         return Response(sent.body, sent.status, sent.headers)
 
     async def _read(self, body: bytearray, header_length: str | None) -> oip.Asked:
+        name = self._inference.takes.name
         if header_length is None and len(body) > SLOW_JSON_BYTES:
-            return await asyncio.to_thread(oip.read, body, header_length)
-        return oip.read(body, header_length)
+            return await asyncio.to_thread(oip.read, body, header_length, name)
+        return oip.read(body, header_length, name)
 
     # ---------------------------------------------------------------------------- small parts
 

@@ -118,10 +118,16 @@ def fitted(ladder: Ladder, profile: Profile) -> Ladder:
     return Ladder(ladder.name, tuple(variants))
 
 
-def _timm_ladder(name: str, quality: Sequence[float] | None) -> Ladder:
+def timm_models(name: str) -> list[str]:
+    """Return the models that a `timm:NAME,NAME,…` ladder names; raise `LadderError` where it names none."""
     models = [part.strip() for part in name.removeprefix("timm:").split(",") if part.strip()]
     if not models:
         raise LadderError(f"ladder {name!r} names no model", help="write timm:NAME,NAME,…")
+    return models
+
+
+def _timm_ladder(name: str, quality: Sequence[float] | None) -> Ladder:
+    models = timm_models(name)
     _check_quality(name, quality, len(models))
     assert quality is not None
     return Ladder(

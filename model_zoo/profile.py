@@ -14,11 +14,12 @@ a batch takes as a whole by its size, `{"2": 15.0, "4": 21.0}`: only sizes that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -28,6 +29,8 @@ from ..errors import ProfileError
 from .variants import Ladder, Variant, fingerprint
 
 Floats = NDArray[np.float64]
+Described: TypeAlias = tuple[np.dtype[Any], tuple[int, ...]]
+"""An array's dtype and shape."""
 LATENCY_NAMES = ("mean", "p50", "p95", "p99")
 _ROUNDING = 1e-13  # relative: above a few units in the last place, below any edge's tolerance
 
@@ -116,7 +119,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     stall_ms: tuple[tuple[float, ...], ...]
     cold_stall_ms: tuple[tuple[float, ...], ...] | None = None
     conditions: dict[str, str | int | float] = {}
-    """How it was measured (threads, rounds, input), in words and numbers."""
+    """How it was measured (threads, rounds, input, output), in words and numbers."""
     origin: dict[str, str] = {}
     """Where each kind of figure comes from: measured, published, modelled or stated."""
 
@@ -125,6 +128,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.variants)
+
+    @property
+    def input(self) -> Described | None:
+        """Return dtype and shape of what the ladder was measured on, None where that is not known."""
+        return read_description(self.conditions.get("input"))
+
+    @property
+    def output(self) -> Described | None:
+        """Return dtype and shape of what φ = 0 made of it, None where that is not known."""
+        return read_description(self.conditions.get("output"))
 
     @property
     def ladder_fingerprint(self) -> str:
@@ -228,6 +241,23 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             raise ProfileError(f"{path}: {error.strerror}") from None
         except (msgspec.DecodeError, ProfileError) as error:
             raise ProfileError(f"{path}: {error}") from None
+
+
+def describe(array: NDArray[Any]) -> str:
+    """Return an array's shape and dtype in words, such as 480×640×3 uint8."""
+    return "×".join(map(str, array.shape)) + f" {array.dtype}"
+
+
+def read_description(words: object) -> Described | None:
+    """Return what `describe` was given, None for what it did not write."""
+    found = re.fullmatch(r"((?:\d+×)*\d+)? (\w+)", str(words))
+    if found is None:
+        return None
+    try:
+        dtype = np.dtype(found[2])
+    except TypeError:
+        return None
+    return dtype, tuple(map(int, found[1].split("×"))) if found[1] else ()
 
 
 def _check(profile: Profile) -> None:

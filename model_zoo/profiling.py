@@ -33,7 +33,7 @@ from .energy import RaplMeter
 from .frontier import undominated
 from .ladders import fitted
 from .pool import WarmPool
-from .profile import Latency, Profile, VariantProfile
+from .profile import Latency, Profile, VariantProfile, describe
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being measured)."""
@@ -81,14 +81,16 @@ def measure(
     groups = _groups(pool)
     total += rounds * (len(groups) - 1)
     samples: dict[tuple[int, int], list[float]] = {}
+    outputs: dict[int, Array] = {}
     for group in groups:
         for number in range(-1, rounds):  # the first is to warm up
             if number >= 0:
                 step(f"warm runs, round {number + 1} of {rounds}")
             for previous, now in _pairs(group):
-                taken = pool.run(now, inputs[now]).latency_ms
+                run = pool.run(now, inputs[now])
+                outputs[now] = run.output
                 if number >= 0:
-                    samples.setdefault((previous, now), []).append(taken)
+                    samples.setdefault((previous, now), []).append(run.latency_ms)
     steady = [median(samples[phi, phi]) for phi in range(count)]
 
     batches: list[dict[int, float] | None] = [None] * count
@@ -135,7 +137,8 @@ def measure(
         cold_stall_ms=_matrix(count, lambda _, a: median(cold[a])) if cold_rounds else None,
         conditions={
             "rounds": rounds,
-            "input": "×".join(map(str, inputs[0].shape)) + f" {inputs[0].dtype}",
+            "input": describe(inputs[0]),
+            "output": describe(outputs[0]),
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"compared": "; ".join(map(str, compared))} if compared else {}),
             **agreement,

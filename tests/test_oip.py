@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from adaphi.controller import oip
 from adaphi.controller.protocol import AnswerHeader
 from adaphi.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
+from adaphi.model_zoo.profile import describe, read_description
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 
@@ -35,8 +36,8 @@ def test_an_image_is_the_same_in_every_form(height: int, width: int, draw: Any, 
         tensor["parameters"] = {"binary_data_size": image.nbytes}
     text = json.dumps({"inputs": [tensor], "id": "é"}, ensure_ascii=False).encode()
     asked = oip.read(text + (b"" if form else image.tobytes()), None if form else str(len(text)))
-    np.testing.assert_array_equal(asked.image, image)
-    assert asked.image.dtype == np.uint8 and asked.id == "é"
+    np.testing.assert_array_equal(asked.tensor, image)
+    assert asked.tensor.dtype == np.uint8 and asked.id == "é"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_lengths_have_to_agree() -> None:
     """Bytes left over, missing or claimed twice are errors; so is too much JSON beside binary tensors."""
     tensor = {"name": "image", "shape": [2, 2, 3], "datatype": "UINT8"}
     text = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 12}}]}).encode()
-    assert oip.read(text + bytes(12), str(len(text))).image.sum() == 0
+    assert oip.read(text + bytes(12), str(len(text))).tensor.sum() == 0
     for raw, length in ((bytes(13), len(text)), (bytes(11), len(text)), (bytes(12), len(text) + 1)):
         with pytest.raises((InvalidRequest, ProtocolError)):
             oip.read(text + raw, str(length))
@@ -111,6 +112,25 @@ def test_tritons_client_reads_the_answers(logits: list[float], classes: int, bin
         np.testing.assert_array_equal(found, output)
     parameters = result.get_response()["parameters"]
     assert (parameters["variant"], parameters["quality"], parameters["late"]) == ("v2", 0.8, False)
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 8))
+def test_of_many_answers_each_has_its_own_classes(rows: int, classes: int, count: int) -> None:
+    """What is largest in a row is what it would be in that row alone."""
+    output = np.random.default_rng(rows).integers(-9, 9, (rows, classes)).astype(np.float32)
+    found, shape = oip.classification(output, count, [])
+    assert shape == (rows, min(count, classes))
+    assert found == [text for row in output for text in oip.classification(row, count, [])[0]]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (480, 640, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "bool"])
+def test_a_profile_tells_what_it_was_measured_on(shape: tuple[int, ...], dtype: str) -> None:
+    """An array's dtype and shape come back from the words; from other words, nothing does."""
+    array = np.zeros(shape, dtype)
+    assert read_description(describe(array)) == (array.dtype, shape)
+    for words in (None, "", "pictures", "3 apples", "3x4 uint8", "-1 int64"):
+        assert read_description(words) is None
 
 
 def test_thousands_of_malformed_bodies_are_refused_in_words(malformed: ModuleType) -> None:

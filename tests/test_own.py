@@ -128,7 +128,7 @@ def test_a_ladder_may_take_other_things_than_images(
     (tmp_path / "number_ladder.py").write_text(NUMBERS)
     monkeypatch.syspath_prepend(tmp_path)
     model = AdaptiveModel.from_ladder("python:number_ladder:ladder")
-    assert model.profile.conditions["input"] == "1 int64"
+    assert model.profile.input == model.profile.output == (np.dtype("int64"), (1,))
     for phi, pinned in enumerate(model.profile.variants):
         answer = model(np.array([4, 5]), deadline_ms=1e6, max_phi=phi, raw=True)
         assert answer.output.tolist() == [4 * (answer.phi + 2), 5 * (answer.phi + 2)]

@@ -128,6 +128,29 @@ def adaphi(*arguments: str) -> str:
     return CliRunner().invoke(app, arguments, catch_exceptions=False).output
 
 
+def test_the_page_draws_what_is_kept_below_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every variant is there once, at its time and quality, those kept apart; the limit is a line."""
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    run = ["plan", "ladder", "--device", "edge-cpu", "--latency-ms", "25"]
+    kept = json.loads(adaphi(*run, "--json", "--report", "page.html"))["kept"]
+    assert 0 < len(kept) < 3
+    text, read = (tmp_path / "page.html").read_text(), json.JSONDecoder().raw_decode
+    text = text.partition("Plotly.newPlot(")[2].partition("[")[2]
+    traces, end = read("[" + text)
+    layout, _ = read(text[end - 1 :].partition(",")[2].lstrip())
+    drawn = {trace["name"]: trace for trace in traces}
+    assert drawn["kept"]["text"] == kept
+    assert sorted(kept + drawn["left out"]["text"]) == [
+        f"tf_efficientnet_lite{k}" for k in range(3)
+    ]
+    assert max(drawn["kept"]["x"]) <= 25 < min(drawn["left out"]["x"])
+    assert drawn["the best that a budget affords"]["y"][:-1] == drawn["kept"]["y"]
+    assert [line["x0"] for line in layout["shapes"]] == [25]
+
+
 def test_what_is_written_can_be_profiled_and_served(
     tmp_path: Path, run_daemon: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from adaphi import Client
 from adaphi.cli.app import app
 from adaphi.errors import InputError, InvalidRequest, LadderError
 from adaphi.model_zoo import Latency, Profile, VariantProfile
+from adaphi.model_zoo.profile import describe
 from adaphi.model_zoo.scaling.graph import GRAPH_RULE, GraphNetwork, GraphSize, TimeLaw, largest
 
 pytest.importorskip("torch_geometric")
@@ -182,15 +185,27 @@ sources = []
 """
 
 
-def test_a_daemon_answers_for_nodes(clubs: Path, tmp_path: Path) -> None:
-    """A trained ladder's folder is served: the logits are the network's own, and the deadline picks φ."""
-    graph = Citations.read(clubs)
-    trained = [[train(graph, size, 0, 20)] for size in SIZES]
-    folder = tmp_path / "nodes"
-    save_ladder(folder, clubs, SIZES, trained)
+ASKED = np.array([3, 79, 0])
+
+
+class Served(NamedTuple):
+    """A daemon that serves a trained ladder, and the same networks in this process."""
+
+    address: str
+    host: str
+    names: list[str]
+    direct: list[Any]
+
+
+@pytest.fixture(scope="module")
+def served(clubs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Train a ladder, and serve its folder; times are stated, far from the tests' deadlines anywhere."""
+    graph, folder = Citations.read(clubs), tmp_path_factory.mktemp("served") / "nodes"
+    save_ladder(folder, clubs, SIZES, [[train(graph, size, 0, 20)] for size in SIZES])
     variants = saved_ladder(folder)
     direct = [load_saved(folder, str(clubs), phi, size) for phi, size in enumerate(SIZES)]
-    Profile(  # times are stated, so that the test's deadlines are far from them on any machine
+    example = direct[0].example
+    Profile(
         ladder="python:graph_ladder:ladder",
         backend="own",
         variants=tuple(
@@ -198,29 +213,79 @@ def test_a_daemon_answers_for_nodes(clubs: Path, tmp_path: Path) -> None:
             for v, ms in zip(variants, (100.0, 60_000.0), strict=True)
         ),
         stall_ms=((0.0, 0.0), (0.0, 0.0)),
+        conditions={"input": describe(example), "output": describe(direct[0](example))},
     ).save(folder / "profile.json")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (folder / "adaphi.toml").write_text(CONFIG.format(port=port))
     command = [sys.executable, "-m", "adaphi", "serve", "--config", "adaphi.toml"]
+    address, names = f"ipc://{folder}/a.sock", [v.name for v in variants]
     with subprocess.Popen(command, cwd=folder) as process:
         try:
-            with Client(f"ipc://{folder}/a.sock") as client:
+            with Client(address) as client:
                 client.wait_until_ready(60)
-                asked = np.array([3, 79, 0])
-                for deadline_ms, phi in ((30_000, 0), (300_000, 1), (30_000, 0)):
-                    answer = client.infer(asked, deadline_ms=deadline_ms, raw=True)
-                    assert answer.phi == phi and answer.name == variants[phi].name
-                    np.testing.assert_allclose(answer.output, direct[phi](asked), atol=1e-5)
-                    assert (answer.output.argmax(1) == direct[phi](asked).argmax(1)).all()
-                with pytest.raises(InvalidRequest, match="nodes are 0 to 79"):
-                    client.infer(np.array([80]), deadline_ms=30_000, raw=True)
-                with pytest.raises(InvalidRequest, match="takes int64 with 1 axes"):
-                    client.infer(np.zeros((4, 4, 3), np.uint8), deadline_ms=30_000)
+            yield Served(address, f"127.0.0.1:{port}", names, direct)
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+def test_a_daemon_answers_for_nodes(served: Served) -> None:
+    """A trained ladder's folder is served: the logits are the network's own, and the deadline picks φ."""
+    with Client(served.address) as client:
+        for deadline_ms, phi in ((30_000, 0), (300_000, 1), (30_000, 0)):
+            answer = client.infer(ASKED, deadline_ms=deadline_ms, raw=True)
+            assert answer.phi == phi and answer.name == served.names[phi]
+            expected = served.direct[phi](ASKED)
+            np.testing.assert_allclose(answer.output, expected, atol=1e-5)
+            assert (answer.output.argmax(1) == expected.argmax(1)).all()
+        with pytest.raises(InvalidRequest, match="nodes are 0 to 79"):
+            client.infer(np.array([80]), deadline_ms=30_000, raw=True)
+        with pytest.raises(InvalidRequest, match="takes int64 with 1 axes"):
+            client.infer(np.zeros((4, 4, 3), np.uint8), deadline_ms=30_000)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritons_client_asks_for_nodes(served: Served, binary: bool) -> None:
+    """It is told what the ladder takes and gives, asks for that, and hears why nothing else is taken."""
+    triton = pytest.importorskip("tritonclient.http")
+    from tritonclient.utils import InferenceServerException
+
+    model = "python:graph_ladder:ladder"
+
+    def ask(array: np.ndarray[Any, Any], deadline_ms: int, classes: int = 0, **named: str) -> Any:
+        about = client.get_model_metadata(model)["inputs"][0] | named
+        nodes = triton.InferInput(about["name"], list(array.shape), about["datatype"])
+        nodes.set_data_from_numpy(array, binary_data=binary)
+        wanted = triton.InferRequestedOutput("logits", binary_data=binary, class_count=classes)
+        parameters = {"deadline_ms": deadline_ms}
+        return client.infer(model, [nodes], outputs=[wanted], parameters=parameters)
+
+    with triton.InferenceServerClient(served.host) as client:
+        about = client.get_model_metadata(model)
+        assert about["inputs"] == [{"name": "input", "datatype": "INT64", "shape": [-1]}]
+        assert about["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, -1]}]
+        config = client.get_model_config(model)
+        assert config["input"] == [{"name": "input", "data_type": "TYPE_INT64", "dims": [-1]}]
+        for deadline_ms, phi in ((30_000, 0), (300_000, 1)):
+            found, expected = ask(ASKED, deadline_ms), served.direct[phi](ASKED)
+            np.testing.assert_allclose(found.as_numpy("logits"), expected, atol=1e-5)
+            assert found.get_response()["model_version"] == served.names[phi]
+        first = ask(ASKED, 30_000, classes=1).as_numpy("logits")
+        assert first.shape == (3, 1)
+        told = [(text if isinstance(text, str) else text.decode()) for text in first.flat]
+        best = served.direct[0](ASKED).argmax(1)
+        assert [int(text.split(":")[1]) for text in told] == best.tolist()
+        for array, named, words in (
+            (np.array([80]), {}, "nodes are 0 to 79"),
+            (np.array([7], np.int32), {"datatype": "INT32"}, "takes int64 with 1 axes"),
+            (np.array([[7]]), {}, "takes int64 with 1 axes"),
+            (np.array([7]), {"name": "image"}, "expected one input, 'input'; got 'image'"),
+        ):
+            with pytest.raises(InferenceServerException, match=words) as refused:
+                ask(array, 30_000, **named)
+            assert refused.value.status() == "400"
 
 
 def test_training_repeats_and_learns(clubs: Path) -> None:

@@ -1,10 +1,11 @@
 """This machine's roofline, measured: synthetic layers are timed, and each kind's rates fitted to them.
 
-No network takes part, so that a network's latency is then a prediction. Of every sample, eight equal layers
-in a row, the lowest of many runs counts, and samples take turns, so that what else the machine does falls on
-all alike. The clock of one thread is its processor time, which equals the wall clock on an idle core and
-leaves out that others ran meanwhile on a shared one. Several threads wait for each other, so theirs is the
-wall clock, and the machine is to be left alone meanwhile.
+No network takes part in the fit, so that a network's latency is then a prediction. Of every sample, eight
+equal layers in a row, the lowest of many runs counts, and samples take turns, so that what else the machine
+does falls on all alike; so do whole networks that plans are to be anchored at. The clock of one thread is its
+processor time, which equals the wall clock on an idle core and leaves out that others ran meanwhile on a
+shared one. Several threads wait for each other, so theirs is the wall clock, and the machine is to be left
+alone meanwhile.
 
 What comes in between, where unlike operators follow each other (Python, cold caches), shows in
 single blocks of several kinds, and is taken to be the same for each operator.
@@ -16,7 +17,8 @@ the two binds in each sample this is linear (scipy's `nnls`); which does is then
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -32,13 +34,15 @@ from ...errors import InputError, MissingExtraError
 from ..allocator import tune_allocator
 from ..profiling import device_name
 from ..timm_import import import_timm
-from .counting import count
+from .counting import count, input_shape
 from .hardware import FLOAT_BYTES, KINDS, Device, Kind, Rate, Work, predict
 
 Progress = Callable[[int, int, str], None]
 
 CHAIN = 8
 """Layers of a sample, each fed by the one before."""
+TURN_S = 0.2
+"""A whole network's turn in each round: as it is spread like those of layers, no busy second spoils it."""
 FASTEST = 1e-18
 """Seconds an operation or a byte where the fit finds none: it never binds."""
 
@@ -177,68 +181,104 @@ class Sample:
 
 @dataclass(slots=True)
 class _Timed:
-    layer: Layer
     model: nn.Module
     x: torch.Tensor
     taken_s: list[float] = field(default_factory=list)
 
-    def once(self, clock: Callable[[], float]) -> float:
-        """Return the seconds of one run; what it works on is no longer in the caches, as in a network."""
-        began = clock()
-        self.model(self.x)
-        return clock() - began
+    def turn(self, clock: Callable[[], float], seconds: float = 0.0) -> None:
+        """Note what one run takes (s), and more while the turn lasts.
+
+        What the first works on is no longer in the caches, as in a network.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            began = clock()
+            self.model(self.x)
+            self.taken_s.append(clock() - began)
+            if time.monotonic() >= until:
+                return
 
 
-def calibrate(threads: int = 1, *, rounds: int = 10, progress: Progress | None = None) -> Device:
-    """Return this machine as a device, measured with `threads` threads of torch, in half a minute."""
+def calibrate(
+    threads: int = 1,
+    *,
+    rounds: int = 10,
+    networks: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Device:
+    """Return this machine as a device, measured with `threads` threads of torch, in half a minute.
+
+    `networks` of timm, φ = 0 of ladders, are measured too. Raises `LadderError` where there is no such one.
+    """
     _solver()  # what is missing is better said before than after
-    rates = fit(time_layers(threads, rounds=rounds, progress=progress))
+    samples, measured_ms = time_in_turn(
+        threads, rounds=rounds, networks=networks, progress=progress
+    )
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return Device(
         f"{device_name()}, {threads} thread{'s' * (threads > 1)}",
         f"measured {when}, torch {torch.__version__}, float32",
-        rates,
+        fit(samples),
         FLOAT_BYTES,
         float(psutil.virtual_memory().total),
+        measured_ms,
     )
 
 
-def time_layers(
+def time_in_turn(
     threads: int,
     *,
     rounds: int = 10,
-    progress: Progress | None = None,
     layers: Sequence[Layer] = LAYERS,
-) -> list[Sample]:
-    """Return what every layer takes; raise `InputError` for fewer than one thread or round."""
+    networks: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[list[Sample], dict[str, float]]:
+    """Return what every layer takes, and by its name what each of timm's networks takes (ms).
+
+    Raises `InputError` for fewer than one thread or round, `LadderError` where timm has no such network.
+    """
     if threads < 1 or rounds < 1:
         raise InputError(f"{threads} threads, {rounds} rounds: expected at least 1 of each")
+    shapes = {name: input_shape(name) for name in networks}
+    with _computing(threads) as clock:
+        rows = [_prepare(_row(layer), layer.shape) for layer in layers]
+        whole = [
+            _prepare(import_timm().create_model(x).eval(), shape) for x, shape in shapes.items()
+        ]
+        for number in range(rounds):
+            if progress is not None:
+                progress(number, rounds, "timing synthetic layers")
+            for one in rows:
+                one.turn(clock)
+            for one in whole:
+                one.turn(clock, TURN_S)
+    samples = [
+        Sample(layer.kind, count(partial(_row, layer), layer.shape), min(row.taken_s))
+        for layer, row in zip(layers, rows, strict=True)
+    ]
+    taken_ms = [round(1e3 * min(one.taken_s), 3) for one in whole]
+    return samples, dict(zip(shapes, taken_ms, strict=True))
+
+
+@contextmanager
+def _computing(threads: int) -> Iterator[Callable[[], float]]:
+    """Have torch compute with so many threads; gives the clock (s) that tells what they take."""
     tune_allocator()
-    clock = time.thread_time if threads == 1 else time.perf_counter
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            timed = [_prepare(layer) for layer in layers]
-            for number in range(rounds):
-                if progress is not None:
-                    progress(number, rounds, "timing synthetic layers")
-                for one in timed:
-                    one.taken_s.append(one.once(clock))
+            yield time.thread_time if threads == 1 else time.perf_counter
     finally:
         torch.set_num_threads(before)
-    return [
-        Sample(one.layer.kind, count(partial(_row, one.layer), one.layer.shape), min(one.taken_s))
-        for one in timed
-    ]
 
 
 def _row(layer: Layer) -> nn.Module:
     return nn.Sequential(*(layer.build() for _ in range(CHAIN))).eval()
 
 
-def _prepare(layer: Layer) -> _Timed:
-    timed = _Timed(layer, _row(layer), torch.randn(*layer.shape))
+def _prepare(model: nn.Module, shape: Sequence[int]) -> _Timed:
+    timed = _Timed(model, torch.randn(*shape))
     timed.model(timed.x)  # the first is to warm up
     return timed
 

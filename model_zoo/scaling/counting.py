@@ -3,7 +3,8 @@
 The network is called once on tensors that have a shape and nothing else (torch's device `meta`), and every
 operator that it comes down to is noted. Operations are those of torch's own `flop_counter`, two for each
 multiply-add; an exponential counts one for each value, a maximum one for each value of its windows. Bytes are
-those of the tensors that go in and come out, each moved once. A view costs nothing.
+those of the tensors that go in and come out, each moved once; torch pads by filling all of the output first,
+so that is moved twice. A view costs nothing.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operations = outs[0].numel() * math.prod(args[1])
         ins = _tensors((args, kwargs))
         weights = sum(t.nbytes for t in ins if self._is_weight(t))
-        moved = sum(t.nbytes for t in (*ins, *outs))
+        passes = 2 if operator.__name__ == "constant_pad_nd" else 1
+        moved = sum(t.nbytes for t in ins) + passes * sum(t.nbytes for t in outs)
         return Work(kind, float(operations), float(weights), float(moved - weights))
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:

@@ -11,6 +11,9 @@ resolution (more activations) load a device differently, and "twice the operatio
 A ladder's score over a set of devices H is the performance portability of Pennycook, Sewall and Lee (2016,
 arXiv:1611.07409): the harmonic mean of its efficiencies there, |H| ÷ Σ 1/e, and 0 if it does not run on one.
 The efficiency here is the architectural one: the share of the device's peak that is reached.
+
+A family's errors are alike, so its ratios are told better than its amounts. Where φ = 0 was measured on a
+device, the ladder's predictions are scaled to that.
 """
 
 from __future__ import annotations
@@ -61,13 +64,17 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device: its rates by kind, the bytes of its values, its memory, and where the figures come from."""
+    """A device: its rates by kind, the bytes of its values, its memory, and where the figures come from.
+
+    `measured_ms` is what networks, by name, were measured to take there: the first of ladders.
+    """
 
     name: str
     source: str
     rates: dict[Kind, Rate]
     value_bytes: int
     memory_bytes: float
+    measured_ms: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if missing := [kind for kind in KINDS if kind not in self.rates]:
@@ -92,6 +99,18 @@ class Prediction(msgspec.Struct, frozen=True):
         """Return what most of the time goes to: compute, memory or overhead."""
         parts = ("compute", "memory", "overhead")
         return max(parts, key=lambda part: float(getattr(self, f"{part}_ms")))
+
+
+class Anchor(msgspec.Struct, frozen=True):
+    """What φ = 0 of a ladder was measured to take, and what the roofline alone had told (ms)."""
+
+    measured_ms: float
+    predicted_ms: float
+
+    @property
+    def factor(self) -> float:
+        """Return what every prediction of the ladder is multiplied by."""
+        return self.measured_ms / self.predicted_ms
 
 
 def predict(works: Sequence[Work], device: Device) -> Prediction:
@@ -132,6 +151,27 @@ def largest_fitting(
         if p.latency_ms <= latency_ms and p.memory_bytes <= memory_bytes
     ]
     return max(fitting, default=None)
+
+
+def predict_ladder(
+    first: str,
+    works: Sequence[Sequence[Work]],
+    device: Device,
+    *,
+    first_ms: float | None = None,
+    anchor: bool = True,
+) -> tuple[list[Prediction], Anchor | None]:
+    """Return what a ladder's networks, `first` before all, take on `device`, and what that is anchored at.
+
+    φ = 0 takes `first_ms`, or else, with `anchor`, what the device knows of it; if neither, the roofline
+    tells alone.
+    """
+    predictions = [predict(some, device) for some in works]
+    if first_ms is None and anchor:
+        first_ms = device.measured_ms.get(first)
+    if first_ms is None:
+        return predictions, None
+    return anchored(predictions, first_ms), Anchor(first_ms, predictions[0].latency_ms)
 
 
 def anchored(predictions: Sequence[Prediction], first_ms: float) -> list[Prediction]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -15,9 +15,12 @@ from ..options import Json, Ladder, Threads
 from .output import Report, emit
 
 if TYPE_CHECKING:
-    from ...model_zoo.scaling.hardware import Device, Prediction
+    from ...model_zoo.scaling.hardware import Anchor, Device, Prediction
     from ...report import Page
 
+Anchored: TypeAlias = Annotated[
+    bool, typer.Option(help="Measure φ = 0, too, and scale the ladder to it: ratios are kept.")
+]
 COLUMNS = ["", "ms", "compute", "memory", "overhead", "binds", "needs MB", "of peak", "fits"]
 
 
@@ -28,6 +31,7 @@ class Planned:
     device: Device
     names: Sequence[str]
     predictions: Sequence[Prediction]
+    anchor: Anchor | None
     chosen: int | None
 
     def value(self) -> dict[str, object]:
@@ -40,8 +44,14 @@ class Planned:
             }
             for phi, (name, p) in enumerate(zip(self.names, self.predictions, strict=True))
         ]
-        device = {"device": self.device.name, "source": self.device.source}
-        return {**device, "variants": variants, "chosen_phi": self.chosen}
+        fields = ("measured_ms", "predicted_ms", "factor")
+        return {
+            "device": self.device.name,
+            "source": self.device.source,
+            "anchor": self.anchor and {k: getattr(self.anchor, k) for k in fields},
+            "variants": variants,
+            "chosen_phi": self.chosen,
+        }
 
     def rows(self) -> list[list[str]]:
         """Return a line for each variant."""
@@ -66,6 +76,7 @@ def hardware(
     here: Annotated[
         bool, typer.Option("--here", help="Measure this machine, too: half a minute.")
     ] = False,
+    anchor: Anchored = True,
     threads: Threads = 1,
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep what --here measured, for --devices.")
@@ -74,7 +85,7 @@ def hardware(
         float | None,
         typer.Option(
             min=0.001,
-            help="What φ = 0 was measured to take on the one device: ratios are then kept.",
+            help="What φ = 0 takes on the one device, if you know it: ratios are kept.",
         ),
     ] = None,
     latency_ms: Annotated[
@@ -89,7 +100,8 @@ def hardware(
     """Predict what a ladder takes on devices, which resource binds, and the largest φ that fits.
 
     Operations and bytes are counted layer by layer, no model runs. A data sheet is what nothing gets faster
-    than; --here measures this machine instead (docs/scaling/hardware.md says how well that tells).
+    than; --here measures this machine instead, and φ = 0 on it, which the ladder is then scaled to
+    (docs/scaling/hardware.md says how well that tells).
 
     \b
     Examples:
@@ -98,20 +110,28 @@ def hardware(
       adaphi plan hardware --devices here.json,npu --ladder timm:resnet18,resnet50
     """
     from ...errors import InputError
-    from ...model_zoo.scaling.hardware import save_device
+    from ...model_zoo.scaling.counting import count_timm
+    from ...model_zoo.scaling.hardware import largest_fitting, predict_ladder, save_device
 
     if save is not None and not here:
         raise InputError("--save keeps what --here measures", help="add --here")
     chosen = [find_device(name.strip()) for name in devices.split(",") if name.strip()]
+    if len(chosen) + here == 0:
+        raise InputError("no device is named", help="see --devices, or add --here")
+    if first_ms is not None and len(chosen) + here > 1:
+        raise InputError("--first-ms belongs to one device", help="name that alone with --devices")
+    names = ladder_names(ladder)
+    works = [count_timm(name) for name in names]
     if here:
-        chosen.append(measure_here(threads, quiet=as_json))
+        first = names[:1] if anchor and first_ms is None else []
+        chosen.append(measure_here(threads, first, quiet=as_json))
         if save is not None:
             save_device(chosen[-1], save)
-    if not chosen:
-        raise InputError("no device is named", help="see --devices, or add --here")
-    if first_ms is not None and len(chosen) > 1:
-        raise InputError("--first-ms belongs to one device", help="name that alone with --devices")
-    planned = plan_on(chosen, ladder_names(ladder), latency_ms, memory_mb, first_ms)
+    planned = []
+    for device in chosen:
+        told = predict_ladder(names[0], works, device, first_ms=first_ms, anchor=anchor)
+        limit = min(device.memory_bytes, math.inf if memory_mb is None else memory_mb * 1e6)
+        planned.append(Planned(device, names, *told, largest_fitting(told[0], latency_ms, limit)))
     _show(ladder, planned, latency_ms, as_json=as_json, report=report)
 
 
@@ -130,44 +150,31 @@ def find_device(name: str) -> Device:
     return DATA_SHEETS[name]
 
 
-def measure_here(threads: int, *, quiet: bool) -> Device:
-    """Return this machine, measured, with a bar meanwhile."""
+def measure_here(threads: int, networks: Sequence[str], *, quiet: bool) -> Device:
+    """Return this machine, and what some networks take on it, measured, with a bar meanwhile."""
     from ...model_zoo.scaling.calibrating import calibrate
 
     with show.progress(quiet) as tell:
-        return calibrate(threads, progress=tell)
+        return calibrate(threads, networks=networks, progress=tell)
+
+
+def basis(anchor: Anchor | None) -> str:
+    """Return in words what a ladder's latencies rest on."""
+    if anchor is None:
+        return "by the roofline alone"
+    return (
+        f"anchored at φ = 0: measured {anchor.measured_ms:.3g} ms, "
+        f"predicted {anchor.predicted_ms:.3g} ms, factor {anchor.factor:.2f}"
+    )
 
 
 def ladder_names(ladder: str) -> list[str]:
     """Return the networks of a ladder; their qualities play no part."""
-    from ...model_zoo.ladders import get_ladder
+    from ...model_zoo.ladders import get_ladder, timm_models
 
     if ladder.startswith("timm:"):
-        return [name.strip() for name in ladder.removeprefix("timm:").split(",") if name.strip()]
+        return timm_models(ladder)
     return list(dict.fromkeys(variant.network for variant in get_ladder(ladder).variants))
-
-
-def plan_on(
-    devices: Sequence[Device],
-    names: Sequence[str],
-    latency_ms: float,
-    memory_mb: float | None,
-    first_ms: float | None = None,
-) -> list[Planned]:
-    """Return what each device makes of the networks, `anchored` to `first_ms`, and the largest that fits."""
-    from ...model_zoo.scaling.counting import count_timm
-    from ...model_zoo.scaling.hardware import anchored, largest_fitting, predict
-
-    works = [count_timm(name) for name in names]
-    planned = []
-    for device in devices:
-        predictions = [predict(some, device) for some in works]
-        if first_ms is not None:
-            predictions = anchored(predictions, first_ms)
-        limit = min(device.memory_bytes, math.inf if memory_mb is None else memory_mb * 1e6)
-        fitting = largest_fitting(predictions, latency_ms, limit)
-        planned.append(Planned(device, names, predictions, fitting))
-    return planned
 
 
 def scores(planned: Sequence[Planned]) -> dict[str, float]:
@@ -200,15 +207,16 @@ def _show(
         for row in plan.rows():
             table.add_row(*row)
         table.add_section()
+    bases = [f"{plan.device.name}: {basis(plan.anchor)}" for plan in planned]
     said = "performance portability over these devices: " + ", ".join(
         f"{name} {score:.2%}" for name, score in portable.items()
     )
-    table.caption, table.caption_justify = said, "left"
+    table.caption, table.caption_justify = "\n".join([*bases, said]), "left"
 
     def draw(page: Page) -> None:
         for plan in planned:
             page.heading(plan.device.name)
-            page.prose(plan.device.source)
+            page.prose(f"{plan.device.source}; {basis(plan.anchor)}")
             page.table(COLUMNS, plan.rows())
             _figure(page, plan, latency_ms)
         page.prose(said)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from .. import show
 from ..options import Json, Ladder, Threads, numbers
-from .hardware import find_device, measure_here
+from .hardware import Anchored, basis, find_device, measure_here
 from .output import Report, emit
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def ladder(
         str, typer.Option("--device", help="server-gpu, edge-cpu, npu, a file of --save, or here.")
     ] = "here",
     threads: Threads = 1,
+    anchor: Anchored = True,
     latency_ms: Annotated[
         float, typer.Option(min=0.001, help="The latency that is allowed.")
     ] = 100.0,
@@ -89,7 +91,12 @@ def ladder(
     variants = get_ladder(
         ladder, quality=numbers(quality, "--quality"), untrained=untrained
     ).variants
-    candidates, limit_bytes, where = _costs(variants, profile, device, threads, quiet=as_json)
+    on_device = (device, threads, anchor)
+    candidates, limit_bytes, where, times = (
+        _told(variants, *on_device, quiet=as_json)
+        if profile is None
+        else _measured(variants, profile)
+    )
     if memory_mb is not None:
         limit_bytes = min(limit_bytes, memory_mb * 1e6)
     seen = [seen_side(variant.network) for variant in variants]
@@ -104,6 +111,7 @@ def ladder(
     task = Task([seen[k] for k in kept], slowest_ms, latency_ms, blur, cues, training, samples)
     why = [
         f"for {latency_ms:g} ms and {limit_bytes / 1e6:.0f} MB on {where}",
+        f"times {times}",
         *proposal.reasons,
         *advice(task),
     ]
@@ -111,33 +119,40 @@ def ladder(
     write_ladder(
         [replace(variants[k], phi=phi) for phi, k in enumerate(kept)], output, why=why, notes=notes
     )
-    _show(blurred, seen, proposal, why, output, as_json=as_json, report=report)
+    _show(blurred, seen, proposal, why, output, latency_ms, as_json=as_json, report=report)
 
 
-def _costs(
-    variants: Sequence[Variant], profile: Path | None, device: str, threads: int, *, quiet: bool
-) -> tuple[list[Candidate], float, str]:
-    """Return what each variant costs, what memory there is (bytes), and where that holds."""
-    import math
+class Costs(NamedTuple):
+    """What variants cost, what memory there is (bytes), where that holds, and what the times are."""
 
+    candidates: list[Candidate]
+    memory_bytes: float
+    where: str
+    times: str
+
+
+def _told(
+    variants: Sequence[Variant], device: str, threads: int, anchor: bool, *, quiet: bool
+) -> Costs:
+    """Return what the roofline of a device says of the variants."""
+    from ...model_zoo.scaling.counting import count_timm
+    from ...model_zoo.scaling.hardware import predict_ladder
     from ...model_zoo.scaling.proposing import Candidate
 
-    if profile is not None:
-        candidates, where = _measured(variants, profile)
-        return candidates, math.inf, where
-    from ...model_zoo.scaling.counting import count_timm
-    from ...model_zoo.scaling.hardware import predict
-
-    on = measure_here(threads, quiet=quiet) if device == "here" else find_device(device)
-    told = [predict(count_timm(variant.network), on) for variant in variants]
+    works, first = [count_timm(variant.network) for variant in variants], variants[0].network
+    if device == "here":
+        on = measure_here(threads, [first] if anchor else [], quiet=quiet)
+    else:
+        on = find_device(device)
+    told, at = predict_ladder(first, works, on, anchor=anchor)
     candidates = [
         Candidate(v.name, v.quality, p.latency_ms, p.memory_bytes)
         for v, p in zip(variants, told, strict=True)
     ]
-    return candidates, on.memory_bytes, on.name
+    return Costs(candidates, on.memory_bytes, on.name, basis(at))
 
 
-def _measured(variants: Sequence[Variant], path: Path) -> tuple[list[Candidate], str]:
+def _measured(variants: Sequence[Variant], path: Path) -> Costs:
     """Return what a profile says of the variants; raise `InputError` where it lacks one."""
     from ...errors import InputError
     from ...model_zoo.profile import Profile
@@ -150,9 +165,8 @@ def _measured(variants: Sequence[Variant], path: Path) -> tuple[list[Candidate],
         raise InputError(
             f"{path} has no {missing[0]!r}", help="measure the whole ladder with `adaphi profile`"
         )
-    return [
-        Candidate(v.name, v.quality, typical[v.name], memory[v.name]) for v in variants
-    ], profile.device
+    candidates = [Candidate(v.name, v.quality, typical[v.name], memory[v.name]) for v in variants]
+    return Costs(candidates, math.inf, profile.device, "as the profile has them")
 
 
 def _show(
@@ -161,6 +175,7 @@ def _show(
     proposal: Proposal,
     why: Sequence[str],
     output: Path,
+    latency_ms: float,
     *,
     as_json: bool,
     report: Path | None,
@@ -183,6 +198,7 @@ def _show(
 
     def draw(page: Page) -> None:
         page.table(COLUMNS, rows)
+        _figure(page, candidates, proposal.kept, latency_ms)
         for line in why:
             page.prose(line)
         page.code(f"adaphi profile --ladder {output}")
@@ -194,3 +210,44 @@ def _show(
         "ladder": str(output),
     }
     emit("Which variants to keep warm", value, table, draw, as_json=as_json, report=report)
+
+
+def _figure(
+    page: Page, candidates: Sequence[Candidate], kept: Sequence[int], latency_ms: float
+) -> None:
+    """Draw quality over time: the kept are filled, and the steps of what budgets up to the limit afford."""
+    import plotly.graph_objects as go
+
+    ordered = [candidates[place] for place in kept]
+    others = [one for place, one in enumerate(candidates) if place not in kept]
+    steps = go.Scatter(
+        x=[*(one.latency_ms for one in ordered), latency_ms],
+        y=[*(one.quality for one in ordered), ordered[-1].quality],
+        mode="lines",
+        line={"shape": "hv", "color": "#1f77b4", "width": 1},
+        name="the best that a budget affords",
+    )
+    points = [
+        go.Scatter(
+            x=[one.latency_ms for one in some],
+            y=[one.quality for one in some],
+            text=[one.name for one in some],
+            mode="markers+text",
+            textposition=f"{place} center",
+            cliponaxis=False,
+            marker={"size": 12, "symbol": symbol, "color": color},
+            name=name,
+        )
+        for some, name, place, symbol, color in (
+            (ordered, "kept", "top", "circle", "#1f77b4"),
+            (others, "left out", "bottom", "circle-open", "#888"),
+        )
+        if some
+    ]
+    axis = {"title": "expected ms", "rangemode": "tozero"}
+    figure = go.Figure([steps, *points], {"xaxis": axis, "yaxis": {"title": "quality"}})
+    limit = f"limit {latency_ms:g} ms"
+    figure.add_vline(
+        x=latency_ms, line_dash="dot", annotation_text=limit, annotation_position="bottom right"
+    )
+    page.figure(figure)
