@@ -19,7 +19,7 @@ from .harness import Row
 
 MANY = 8
 SHORT = (("tiny", 1, 0.3),)
-WHOLE = (("echo", 5, 1.0), ("tiny", 5, 1.0), ("model", 5, 3.0))
+WHOLE = (("echo", 9, 1.0), ("tiny", 9, 1.0), ("model", 5, 3.0))
 """What is asked, in how many blocks, of how many seconds a system."""
 OURS, OVER_HTTP, ZMQ, FASTAPI, MOSEC, BARE = (
     "adaphi",

@@ -247,7 +247,8 @@ def tensor_of(header: Tensor, frames: Sequence[Any]) -> NDArray[Any]:
             f"shape {shape} of {header.dtype} needs {count * dtype.itemsize} bytes, "
             f"got {len(frames[0])}"
         )
-    return np.ndarray(shape, dtype, frames[0])
+    # Not np.ndarray over it: that forgets whose memory it is, and a slot of the arena would be given away.
+    return np.frombuffer(frames[0], dtype, count).reshape(shape)
 
 
 def error_frames(error: RequestError, id: int | None) -> list[Any]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaphi.controller.arena import SHORT_BYTES, SLOT_BYTES, SLOTS, Arena
+from adaphi.controller.protocol import InferHeader, tensor_of
 
 PLACE_BYTES = 1 << 20
 
@@ -73,6 +74,20 @@ def test_what_was_leased_is_put_without_a_copy(arena: Arena) -> None:
     arena.end_run()
     together = arena.put(tensor, tensor)
     np.testing.assert_array_equal(memory[together:][:48_000], np.tile(raw(tensor), 2))
+
+
+def test_a_request_s_tensor_keeps_its_slot(arena: Arena) -> None:
+    """What the protocol makes of a frame holds the memory that the frame was read to, alone or as a view."""
+    header = InferHeader(1, "uint8", (10, 600, 4))
+    kept = []
+    for number in range(SLOTS):
+        frame = arena.lease(24_000)
+        frame[:] = bytes([number]) * 24_000
+        tensor = tensor_of(header, [frame])
+        kept.append(tensor if number % 2 else tensor[2:])
+        del frame, tensor
+    assert len({arena.put(tensor) for tensor in kept}) == SLOTS
+    assert [tensor.max() for tensor in kept] == list(range(SLOTS))
 
 
 def test_runs_told_ahead_keep_their_tensors(arena: Arena) -> None:
