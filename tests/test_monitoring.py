@@ -177,6 +177,8 @@ def test_every_panel_and_alert_finds_data(tmp_path: Path, run_daemon: Callable[.
 
 def check_import(server: str, output: Path) -> None:
     """What the daemon told Prometheus becomes a budget trace: a slow-down ξ leaves 50 ms × median ξ ÷ ξ."""
+    while not has_data(server, "count_over_time(adaphi_slowdown_ratio[30s]) > 3"):
+        time.sleep(0.1)
     end_s = time.time()
     given = ["--query", "adaphi_slowdown_ratio", "--as", "slowdown", "--step", "0.5"]
     given += ["--start", str(end_s - 30), "--end", str(end_s), "-o", str(output)]
