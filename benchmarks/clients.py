@@ -2,8 +2,9 @@
 
     python -m benchmarks.clients KIND ADDRESS WHAT
 
-`KIND` is adaphi, oip, zmq, http, or bare (no server: the handler is called). It says "ready" once it was
-answered a few times, then answers each number of seconds on its standard input with a line of JSON.
+`KIND` is adaphi, oip, zmq, http, plain (bytes and nothing else), or bare (no server: the handler is called).
+It says "ready" once it was answered a few times, then answers each number of seconds on its standard input
+with a line of JSON.
 """
 
 from __future__ import annotations
@@ -107,6 +108,22 @@ def raw_zmq(address: str, what: str) -> Ask:
     return ask
 
 
+def plain(address: str, what: str) -> Ask:
+    """Ask over a bare socket: the picture's bytes, answered with a length (4 bytes) and the answer."""
+    connection, picture = _connected(address), PICTURES[what].reshape(-1).data
+
+    def ask() -> float:
+        connection.sendall(picture)
+        seen = connection.recv(65536)
+        while len(seen) < 4 or len(seen) < 4 + int.from_bytes(seen[:4], "little"):
+            seen += (read := connection.recv(65536))
+            if not read:
+                raise ConnectionError(f"{address} closed the connection")
+        return float(np.frombuffer(seen[4:12])[0])
+
+    return ask
+
+
 def http(address: str, what: str) -> Ask:
     """Ask one of the peers over HTTP: the bytes of the picture are the body."""
     body = PICTURES[what].tobytes()
@@ -155,9 +172,7 @@ def _ask_http(
     handler_ms: Callable[[bytes, bytes], float],
 ) -> Ask:
     """Return an `Ask` over a connection that is kept: a socket and nothing else, alike for every server."""
-    host, _, port = address.partition(":")
-    connection = socket.create_connection((host, int(port)))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = _connected(address)
     fields = {"Host": address, "Content-Length": len(body), **headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     head = f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode()
@@ -181,7 +196,21 @@ def _ask_http(
     return ask
 
 
-KINDS = {"adaphi": adaphi, "oip": oip, "zmq": raw_zmq, "http": http, "bare": bare}
+def _connected(address: str) -> socket.socket:
+    host, _, port = address.partition(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+KINDS = {
+    "adaphi": adaphi,
+    "oip": oip,
+    "zmq": raw_zmq,
+    "http": http,
+    "plain": plain,
+    "bare": bare,
+}
 
 
 def main(kind: str, address: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 All get the bytes of a picture and answer with the milliseconds that the handler took (float64) and the bytes
 of its output. `KIND` is zmq (pyzmq's ROUTER and nothing else) or fastapi (with uvicorn); `WHAT` is echo, tiny
-or model. mosec, which starts its workers anew, has a module of its own.
+or model. mosec, which starts its workers anew, and the floor have modules of their own.
 """
 
 from __future__ import annotations

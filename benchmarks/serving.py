@@ -1,4 +1,4 @@
-"""What serving itself costs, beside raw pyzmq, FastAPI, mosec and a bare call, in neighbouring blocks.
+"""What serving itself costs, beside raw pyzmq, FastAPI, mosec, a floor and a bare call, block by block.
 
 Every server and client is a process; all tune malloc alike. Requests are pictures of 602 KB (the bytes of a
 float32 tensor of 1 × 3 × 224 × 224), tiny ones of 1 KB; answers have 4 KB at most. The model is lite0 on
@@ -21,12 +21,13 @@ MANY = 8
 SHORT = (("tiny", 1, 0.3),)
 WHOLE = (("echo", 9, 1.0), ("tiny", 9, 1.0), ("model", 5, 3.0))
 """What is asked, in how many blocks, of how many seconds a system."""
-OURS, OVER_HTTP, ZMQ, FASTAPI, MOSEC, BARE = (
+OURS, OVER_HTTP, ZMQ, FASTAPI, MOSEC, FLOOR, BARE = (
     "adaphi",
     "adaphi over HTTP",
     "raw pyzmq",
     "FastAPI",
     "mosec",
+    "the floor",
     "bare call",
 )
 Blocks = dict[tuple[str, str, int], list[Told]]
@@ -70,7 +71,10 @@ def _systems(what: str, numbers: tuple[int, ...]) -> Iterator[dict[tuple[str, in
 
 def _peers(what: str) -> list[tuple[str, str, list[str]]]:
     """Return (name, kind of client, command) of the peers that are installed."""
-    peers = [(ZMQ, "zmq", ["benchmarks.servers", "zmq"])]
+    peers = [
+        (ZMQ, "zmq", ["benchmarks.servers", "zmq"]),
+        (FLOOR, "plain", ["benchmarks.floor"]),
+    ]
     if find_spec("fastapi"):
         peers.append((FASTAPI, "http", ["benchmarks.servers", "fastapi"]))
     if find_spec("mosec"):
