@@ -3,11 +3,15 @@
 The ladder is profiled first. A pair's table is solved on the first half of its budgets; the second is
 pushed to the daemon while recorded arrivals, sped up or thinned to keep the ladder's second variant busy for
 `LOAD` of the time, ask about one picture. A simulation that knows the profile, the policy and the two traces
-has to be as close as `adaphi.sim.fidelity.LIMITS`. The traces are those of `$ADAPHI_TRACES` (see policy).
+has to be as close as `adaphi.sim.fidelity.LIMITS`; where it is not, the range of a single play says whether
+that was to be expected. The traces are those of `$ADAPHI_TRACES` (see policy). Plays of another length:
+
+    python -m benchmarks.fidelity --seconds 300
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +24,13 @@ from adaphi.model_zoo import Profile
 from adaphi.model_zoo.images import example_image
 from adaphi.policies.table import TablePolicy
 from adaphi.sim import Trace
-from adaphi.sim.fidelity import Fidelity, simulate
+from adaphi.sim.fidelity import Fidelity, Line, simulate
 from adaphi.sim.importing import import_raw
 from adaphi.sim.live import play
 from adaphi.sim.workload import Workload
 
 from .daemon import daemon
-from .harness import Row
+from .harness import Row, show
 from .policy import trace_folder
 from .problems import example_profile
 
@@ -48,9 +52,17 @@ ROW_S = 0.5
 SECONDS, QUICK_SECONDS = 60.0, 3.0
 
 
-def run(quick: bool) -> list[Row]:
+def main() -> None:
+    """Play every pair for as long as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each play")
+    seconds = parser.parse_args().seconds
+    show(f"fidelity: {len(PAIRS)} pairs, {seconds:g} s each", run(False, seconds))
+
+
+def run(quick: bool, seconds: float = SECONDS) -> list[Row]:
     """Return how far every pair's simulation is from what happened, in parts of what is allowed."""
-    folder, rows = trace_folder(), []
+    folder, lines, rows = trace_folder(), list[Line](), []
     if not folder.is_dir():
         print(f"no traces in {folder}: set ADAPHI_TRACES")
         return []
@@ -58,9 +70,10 @@ def run(quick: bool) -> list[Row]:
         here = Path(name)
         profile = _profiled(here / "profile.json", quick)
         for pair in PAIRS[:1] if quick else PAIRS:
-            both = _both(here, profile, folder, *pair, QUICK_SECONDS if quick else SECONDS)
+            both = _both(here, profile, folder, *pair, QUICK_SECONDS if quick else seconds)
             print_table(fidelity_table(both))
             print(client_line(both.live))
+            lines += both.lines
             rows += [
                 Row(
                     f"{pair[0]}: {line.limit.figure}",
@@ -69,8 +82,12 @@ def run(quick: bool) -> list[Row]:
                     "less",
                     target="≤ 1",
                 )
-                for line in both.lines()
+                for line in both.lines
             ]
+    print(
+        f"of {len(lines)} figures, {sum(line.holds for line in lines)} are within their limits and "
+        f"{sum(line.expected for line in lines)} in the range of a single play"
+    )
     return rows
 
 
@@ -121,3 +138,7 @@ def _budgets(path: Path, mapping: str, profile: Profile, seconds: float) -> tupl
     learned, scored = import_raw(path, mapping, median_ms=median_ms).split()
     rows = min(len(scored), int(seconds / ROW_S))
     return learned, Trace(np.arange(rows) * ROW_S, scored.budget_ms[:rows], name=path.stem)
+
+
+if __name__ == "__main__":
+    main()

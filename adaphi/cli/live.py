@@ -120,6 +120,10 @@ def fidelity(
 ) -> None:
     """Play arrivals and budgets to a running daemon, simulate the same, and print both side by side.
 
+    The times that runs take are drawn many times: the table has the mean of all draws, and the range in
+    which nine plays of ten should be. A mean too far from what happened is "off"; what happened is
+    "unexpected" outside the range.
+
     Give what the daemon was started with: its profile, its policy, the latency it plans with. Nothing else
     should use the machine, and the profile should be fresh: a simulation knows a device by its profile alone.
 
