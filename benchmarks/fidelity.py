@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from adaphi.cli.show import client_line, fidelity_table, print_table
+from adaphi.cli.show import client_line, fidelity_table, pace_line, print_table
 from adaphi.model_zoo import Profile
 from adaphi.model_zoo.images import example_image
 from adaphi.policies.table import TablePolicy
@@ -72,6 +72,7 @@ def run(quick: bool, seconds: float = SECONDS) -> list[Row]:
         for pair in PAIRS[:1] if quick else PAIRS:
             both = _both(here, profile, folder, *pair, QUICK_SECONDS if quick else seconds)
             print_table(fidelity_table(both))
+            print(pace_line(both))
             print(client_line(both.live))
             lines += both.lines
             rows += [

@@ -153,12 +153,30 @@ class Fidelity:
             if any(limit.figure in figures for figures in (*simulated, live))
         )
 
+    @cached_property
+    def pace(self) -> float:
+        """Return how long the model's runs took live, in parts of what they take in the simulation.
+
+        The median, each run beside the median of its variant. Where it is not 1, the device was another
+        than its profile says, and figures are to be expected elsewhere. NaN where nothing is to compare.
+        """
+        phi = np.concatenate([one.phi for one in self.simulated])
+        took_ms = np.concatenate([(one.done_s - one.began_s) * 1e3 for one in self.simulated])
+        parts = [
+            self.live.inference_ms[self.live.phi == ran]
+            / (np.median(took_ms[phi == ran]) - FRONT_MS)
+            for ran in np.intersect1d(self.live.phi, phi)
+            if ran >= 0
+        ]
+        return float(np.median(np.concatenate(parts))) if parts else float("nan")
+
     def as_json(self) -> dict[str, object]:
         """Return every figure of both, how far they are apart, and where one play was to be expected."""
         return {
             "workload": self.live.workload.name,
             "holds": self.holds,
             "expected": self.expected,
+            "pace": self.pace if self.pace == self.pace else None,
             "draws": len(self.simulated),
             "simulated": _means([_figures(one) for one in self.simulated]),
             "live": _figures(self.live),

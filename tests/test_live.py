@@ -129,7 +129,7 @@ def served(outcome: list[int], phi: list[int], profile: Profile) -> dict[str, An
 def alive(one: Served) -> Live:
     """Return an outcome as if it had been played, by a client that is never late."""
     nothing = np.zeros(len(one.workload))
-    return Live(**vars(one), late_ms=nothing, seen_ms=nothing, overhead_ms=nothing)
+    return Live(**vars(one), late_ms=nothing, seen_ms=nothing, overhead_ms=nothing + FRONT_MS)
 
 
 def test_figures_are_held_against_their_limits(profile: Profile) -> None:
@@ -204,6 +204,8 @@ def test_a_play_is_in_the_range_as_often_as_it_says() -> None:
     ]
     plays = [serve(JAMMED, profile, "greedy", world=world, service_ms=each) for each in slower]
     assert inside(simulated, plays)["mean_quality"] < 0.3
+    paces = [Fidelity(simulated, alive(one)).pace for one in plays]
+    assert np.median(paces) == pytest.approx(1.25, rel=0.02)
 
 
 def test_the_range_is_as_wide_as_the_times_that_are_drawn() -> None:

@@ -145,6 +145,7 @@ def fidelity(
         show.print_json(both.as_json())
         return
     show.print_table(show.fidelity_table(both))
+    typer.echo(show.pace_line(both))
     typer.echo(show.client_line(played))
 
 

@@ -225,6 +225,11 @@ def fidelity_table(both: Fidelity) -> Table:
     return table
 
 
+def pace_line(both: Fidelity) -> str:
+    """Return how fast the device was, beside its profile."""
+    return f"the model's runs took {both.pace:.3f} × what was simulated; far from 1: profile anew"
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Return every policy beside the bar and the bound."""
     bound = comparison.clairvoyant
