@@ -76,11 +76,13 @@ def simulate(
     max_requests: int = 64,
     seed: int = 0,
     draws: int = DRAWS,
+    pace: float = 1.0,
 ) -> list[Served]:
     """Return what a daemon with this profile and policy should make of what `live.play` does to it.
 
     One outcome a draw; they differ in the times that the runs take, and in nothing else. `seed` and `draws`
-    say which these are.
+    say which these are. With another `pace` than 1 every run takes so many times as long: a `Fidelity` tells
+    the one that the device had, and simulated with it, whether what is unexpected comes from there.
     """
     chosen = choose(policy, profile, latency=latency)  # read once
     world = World(
@@ -97,7 +99,7 @@ def simulate(
             chosen,
             world=world,
             max_requests=max_requests,
-            service_ms=draw(profile, len(workload), seed=one, drift=DRIFT),
+            service_ms=pace * draw(profile, len(workload), seed=one, drift=DRIFT),
             latency=latency,
         )
         for one in np.random.SeedSequence(seed).generate_state(draws).tolist()
@@ -167,7 +169,7 @@ class Fidelity:
         """Return how long the model's runs took live, in parts of what they take in the simulation.
 
         The median, each run beside the median of its variant. Where it is not 1, the device was another
-        than its profile says, and figures are to be expected elsewhere. NaN where nothing is to compare.
+        than its profile says, and figures are to be expected elsewhere. 1 where nothing is to compare.
         """
         phi = np.concatenate([one.phi for one in self.simulated])
         took_ms = np.concatenate([(one.done_s - one.began_s) * 1e3 for one in self.simulated])
@@ -177,7 +179,7 @@ class Fidelity:
             for ran in np.intersect1d(self.live.phi, phi)
             if ran >= 0
         ]
-        return float(np.median(np.concatenate(parts))) if parts else float("nan")
+        return float(np.median(np.concatenate(parts))) if parts else 1.0
 
     def as_json(self) -> dict[str, object]:
         """Return every figure of both, how far they are apart, and where one play was to be expected."""
@@ -185,7 +187,7 @@ class Fidelity:
             "workload": self.live.workload.name,
             "holds": self.holds,
             "expected": self.expected,
-            "pace": self.pace if self.pace == self.pace else None,
+            "pace": self.pace,
             "draws": len(self.simulated),
             "simulated": _means([_figures(one) for one in self.simulated]),
             "live": _figures(self.live),

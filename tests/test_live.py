@@ -18,10 +18,9 @@ from adaphi.errors import InputError, NoAnswer, RequestError
 from adaphi.model_zoo import Profile
 from adaphi.model_zoo.profile import Latency, VariantProfile
 from adaphi.policies.trace import Trace
-from adaphi.sim.fidelity import DRIFT, FRONT_MS, LIMITS, PUSHED_MS, Fidelity, simulate
+from adaphi.sim.fidelity import FRONT_MS, LIMITS, Fidelity, simulate
 from adaphi.sim.live import FAILED, Live, play, switches
-from adaphi.sim.requests import BUSY, LATE, OK, SHED, Served, World, serve
-from adaphi.sim.service_times import draw
+from adaphi.sim.requests import BUSY, LATE, OK, SHED, Served
 from adaphi.sim.workload import Workload
 
 pytestmark = pytest.mark.alone
@@ -81,6 +80,7 @@ def test_the_command_line_plays_and_compares(device: Any) -> None:
     for command, words in (
         (f"replay --live {arguments}", "20 requests"),
         (f"fidelity --policy greedy {arguments}", "mean quality"),
+        (f"fidelity --policy greedy {arguments} --json", '"at_pace"'),
     ):
         said = CliRunner().invoke(app, command.split(), catch_exceptions=False)
         assert said.exit_code == 0 and words in said.output, said.output
@@ -190,21 +190,18 @@ def inside(simulated: list[Served], plays: Iterable[Served]) -> dict[str, float]
 def test_a_play_is_in_the_range_as_often_as_it_says() -> None:
     """What is live is one more draw of another seed: a figure is inside 90 % of the time, more with ties.
 
-    A device that takes a quarter longer than its profile says is noticed, by the variants it chooses.
+    A device that takes a quarter longer than its profile says is noticed, and its pace told.
     """
-    profile, world = wide(0.15), World(budget=WAVES, interval_ms=PUSHED_MS, front_ms=FRONT_MS)
+    profile = wide(0.15)
     simulated, plays = (
         simulate(JAMMED, profile, "greedy", budget=WAVES, seed=seed, draws=399) for seed in (1, 2)
     )
     shares = inside(simulated, plays)
     assert min(shares.values()) > 0.84, shares
     assert max(shares["switches"], shares["latency_p95_ms"]) < 0.96, shares  # hardly any ties
-    slower = [
-        1.25 * draw(profile, len(JAMMED), seed=seed, drift=DRIFT) for seed in range(1000, 1050)
-    ]
-    plays = [serve(JAMMED, profile, "greedy", world=world, service_ms=each) for each in slower]
-    assert inside(simulated, plays)["mean_quality"] < 0.3
-    paces = [Fidelity(simulated, alive(one)).pace for one in plays]
+    slower = simulate(JAMMED, profile, "greedy", budget=WAVES, seed=3, draws=50, pace=1.25)
+    assert inside(simulated, slower)["mean_quality"] < 0.3
+    paces = [Fidelity(simulated, alive(one)).pace for one in slower]
     assert np.median(paces) == pytest.approx(1.25, rel=0.02)
 
 

@@ -225,9 +225,13 @@ def fidelity_table(both: Fidelity) -> Table:
     return table
 
 
-def pace_line(both: Fidelity) -> str:
-    """Return how fast the device was, beside its profile."""
-    return f"the model's runs took {both.pace:.3f} × what was simulated; far from 1: profile anew"
+def pace_line(both: Fidelity, paced: Fidelity) -> str:
+    """Return how fast the device was beside its profile, and what is unexpected of one that is so fast."""
+    left = [line.limit.figure.replace("_", " ") for line in paced.lines if not line.expected]
+    return (
+        f"runs took {both.pace:.3f} × what the profile says; simulated so, unexpected: "
+        f"{', '.join(left) or 'nothing'}"
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:
