@@ -1,10 +1,11 @@
 """Real requests beside their simulation: six pairs of recorded arrivals and budgets, played to a daemon.
 
 The ladder is profiled anew before each pair. A pair's table is solved on the first half of its budgets; the
-second is pushed to the daemon while recorded arrivals, sped up or thinned to keep the ladder's second variant
-busy for `LOAD` of the time, ask about one picture. A simulation that knows the profile, the policy and the two
-traces has to be as close as `adaphi.sim.fidelity.LIMITS`; where it is not, the range of a single play says
-whether that was to be expected. The traces are those of `$ADAPHI_TRACES` (see policy). Plays of another length:
+second is pushed to the daemon while recorded arrivals, sped up or thinned to keep the ladder's second
+variant busy for `LOAD` of the time, ask about one picture. A simulation that knows the profile, the policy
+and the two traces has to be as close as `adaphi.sim.fidelity.LIMITS`; where it is not, the range of a single
+play says whether that was to be expected. The traces are those of `$ADAPHI_TRACES` (see policy). To play
+longer:
 
     python -m benchmarks.fidelity --seconds 300
 """

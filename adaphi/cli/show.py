@@ -229,7 +229,7 @@ def pace_line(both: Fidelity, paced: Fidelity) -> str:
     """Return how fast the device was beside its profile, and what is unexpected of one that is so fast."""
     left = [line.limit.figure.replace("_", " ") for line in paced.lines if not line.expected]
     return (
-        f"runs took {both.pace:.3f} × what the profile says; simulated so, unexpected: "
+        f"runs took {both.pace:.3f} × what the profile says; at that pace unexpected: "
         f"{', '.join(left) or 'nothing'}"
     )
 
