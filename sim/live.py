@@ -50,6 +50,11 @@ class Live(Served):
     seen_ms: Floats
     overhead_ms: Floats
 
+    @property
+    def inference_ms(self) -> Floats:
+        """Return how long each run took the model itself (N,), NaN where there was none."""
+        return np.asarray((self.done_s - self.began_s) * 1e3 - self.overhead_ms)
+
     def summary(self) -> dict[str, float | int | str]:
         """Return the figures of a simulation, and those of real time."""
         late = np.percentile(self.late_ms, [50, 99, 100])

@@ -31,7 +31,8 @@ OK, LATE, SHED, EXPIRED, BUSY = range(5)
 class World(NamedTuple):
     """Slow-down, budget and cap as steps: a value holds from its time on. Infinity: no limit.
 
-    `front_s` is what each run takes besides, which tells nothing of the device's speed.
+    `front_s` is what each run takes besides, which tells nothing of the device's speed. After a rest of r
+    seconds a run takes 1 + `rest_share` (1 − 2^(−r / `rest_half_life_s`)) times as long.
     """
 
     slow_s: Floats
@@ -41,6 +42,8 @@ class World(NamedTuple):
     max_phi: Floats
     interval_s: float
     front_s: float
+    rest_share: float
+    rest_half_life_s: float
 
 
 class _Filter(NamedTuple):
@@ -261,6 +264,9 @@ def _run(
             while slow_at + 1 < len(world.slow_s) and world.slow_s[slow_at + 1] <= now:
                 slow_at += 1
             takes = (service[head, chosen] + stall[active, chosen]) * world.slow[slow_at]
+            if world.rest_share:
+                fresh = np.exp2(-max(0.0, now - seen) / world.rest_half_life_s)
+                takes *= 1 + world.rest_share * (1 - fresh)
             running, ends = head, now + (takes / 1e3 + world.front_s)
             phi[head], began[head] = chosen, now
             switches += chosen != active

@@ -52,7 +52,8 @@ class World:
     `budget` is what the sensors read: its `budget_ms`, and `max_phi` where it has that column. A trace's
     value holds until its next row; its first row holds before, too. The sensors are read every `interval_ms`.
     `told`: the daemon knows the slow-down at once instead of estimating it, as no daemon can. `front_ms` is
-    what the daemon itself takes of each run: telling the worker, and hearing from it.
+    what the daemon itself takes of each run: telling the worker, and hearing from it. A device that rests
+    cools down: after r ms a run takes 1 + `rest_share` (1 − 2^(−r / `rest_half_life_ms`)) times as long.
     """
 
     slowdown: Trace | None = None
@@ -60,6 +61,8 @@ class World:
     interval_ms: float = 100.0
     told: bool = False
     front_ms: float = 0.0
+    rest_share: float = 0.0
+    rest_half_life_ms: float = 30.0
 
     def steps(self) -> request_kernels.World:
         """Return both traces as arrays of (time, value), ready to be walked."""
@@ -82,6 +85,8 @@ class World:
             cap,
             self.interval_ms / 1e3,
             self.front_ms / 1e3,
+            self.rest_share,
+            self.rest_half_life_ms / 1e3,
         )
 
 
@@ -259,6 +264,7 @@ class Daemon:
         self.cap_at = _follow(world.budget_s, world.max_phi)
         self.running: Start | None = None
         self.ends_s = math.inf
+        self.rests_since_s = 0.0
         self.switches = 0
         self.outcome = np.zeros(requests, np.uint8)
         self.phi = np.full(requests, -1, np.int8)
@@ -307,7 +313,7 @@ class Daemon:
         for request in start.requests:
             self.done_s[request.ticket] = now_s
             self.outcome[request.ticket] = LATE if now_s > request.deadline_s else OK
-        self.running, self.ends_s = None, math.inf
+        self.running, self.ends_s, self.rests_since_s = None, math.inf, now_s
         self._start_next(now_s)
 
     def _start_next(self, now_s: float) -> None:
@@ -324,6 +330,10 @@ class Daemon:
         number, (phi, previous, *_) = start.request.ticket, start.decision
         run_ms = self.service_ms[number, phi] * (self._takes_ms(start) / self.typical_ms[phi])
         run_ms = (run_ms + self.stall_ms[previous][phi]) * self.slow_at(now_s)
+        if self.world.rest_share:
+            rest_s = max(0.0, now_s - self.rests_since_s)
+            fresh = math.exp2(-rest_s / self.world.rest_half_life_s)
+            run_ms *= 1 + self.world.rest_share * (1 - fresh)
         self.switches += phi != previous
         self.running, self.ends_s = start, now_s + (run_ms / 1e3 + self.world.front_s)
         for request in start.requests:

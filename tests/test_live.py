@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from adaphi.cli.app import app
 from adaphi.errors import InputError, NoAnswer, RequestError
 from adaphi.model_zoo import Profile
+from adaphi.model_zoo.profile import Latency, VariantProfile
 from adaphi.policies.trace import Trace
-from adaphi.sim.fidelity import LIMITS, Fidelity, simulate
+from adaphi.sim.fidelity import FRONT_MS, LIMITS, Fidelity, simulate
 from adaphi.sim.live import FAILED, Live, play, switches
 from adaphi.sim.requests import BUSY, LATE, OK, SHED, Served
 from adaphi.sim.workload import Workload
@@ -49,7 +50,7 @@ def test_what_is_played_is_what_was_simulated(device: Any) -> None:
     budget = Trace(np.array([0.0, 2.0, 4.0]), np.array([14.0, 32.0, 200.0]))
     live = play(workload, profile, PICTURE, address=device.address, budget=budget)
     both = Fidelity(simulate(workload, profile, "greedy", budget=budget), live)
-    lines = {line.limit.figure: line for line in both.lines()}
+    lines = {line.limit.figure: line for line in both.lines}
     assert set(lines) == {limit.figure for limit in LIMITS}
     assert lines["on_time_share"].apart < 0.1 and lines["mean_quality"].apart < 0.02, both.as_json()
     begun = np.nan_to_num(live.began_s, nan=-1)
@@ -79,6 +80,7 @@ def test_the_command_line_plays_and_compares(device: Any) -> None:
     for command, words in (
         (f"replay --live {arguments}", "20 requests"),
         (f"fidelity --policy greedy {arguments}", "mean quality"),
+        (f"fidelity --policy greedy {arguments} --json", '"at_pace"'),
     ):
         said = CliRunner().invoke(app, command.split(), catch_exceptions=False)
         assert said.exit_code == 0 and words in said.output, said.output
@@ -124,14 +126,93 @@ def served(outcome: list[int], phi: list[int], profile: Profile) -> dict[str, An
     }
 
 
+def alive(one: Served) -> Live:
+    """Return an outcome as if it had been played, by a client that is never late."""
+    nothing = np.zeros(len(one.workload))
+    return Live(**vars(one), late_ms=nothing, seen_ms=nothing, overhead_ms=nothing + FRONT_MS)
+
+
 def test_figures_are_held_against_their_limits(profile: Profile) -> None:
-    nothing = {"late_ms": np.zeros(4), "seen_ms": np.zeros(4), "overhead_ms": np.zeros(4)}
-    live = Live(**served([OK, OK, LATE, SHED], [0, 1, 1, -1], profile), **nothing)
+    live = alive(Served(**served([OK, OK, LATE, SHED], [0, 1, 1, -1], profile)))
     simulated = Served(**served([OK, OK, OK, SHED], [0, 1, 0, -1], profile))
-    both = Fidelity(simulated, live)
-    lines = {line.limit.figure: line for line in both.lines()}
+    both = Fidelity([simulated], live)
+    lines = {line.limit.figure: line for line in both.lines}
     assert lines["on_time_share"].apart == pytest.approx(0.25) and not lines["on_time_share"].holds
-    assert lines["switches"][1:3] == (2, 1) and lines["switches"].apart == 1.0
+    assert lines["switches"].simulated == 2 and lines["switches"].live == 1
+    assert lines["switches"].apart == 1.0
     assert lines["latency_p95_ms"].holds and not both.holds
     assert both.as_json()["apart"]["latency_p95_ms"] == pytest.approx(0)  # type: ignore[index]
     assert switches(np.array([1, 1, 0], np.int8), np.array([3.0, 1.0, 2.0])) == 2
+
+
+def test_mean_and_range_are_those_of_the_draws(profile: Profile) -> None:
+    """Of 0, 1 … 98 switches: 49 on average, the fifth lowest 4, the fifth highest 94; off, yet expected."""
+    draws = []
+    for count in range(99):
+        phi = [place % 2 for place in range(count + 1)] + [count % 2] * (98 - count)
+        draws.append(Served(**served([OK] * 99, phi, profile)))
+    verdicts = []
+    for count in (49, 94, 95):
+        both = Fidelity(draws, alive(draws[count]))
+        line = {line.limit.figure: line for line in both.lines}["switches"]
+        assert (line.simulated, line.low, line.high) == pytest.approx((49, 4, 94))
+        told: Any = both.as_json()
+        assert told["range"]["switches"] == [line.low, line.high] and told["draws"] == 99
+        assert told["simulated"]["switches"] == 49 and told["simulated"]["requests"] == 99
+        verdicts.append((told["figure_holds"]["switches"], told["figure_expected"]["switches"]))
+    assert verdicts == [(True, True), (False, True), (False, False)]
+
+
+JAMMED = Workload.poisson(36.0, 100, 80.0, seed=5)
+"""Requests that now and then wait for each other, and are late, where `wide` devices run them."""
+WAVES = Trace(np.arange(12) * 0.25, np.tile([16.0, 24.0, 34.0], 4))
+
+
+def wide(spread: float) -> Profile:
+    """Return a profile of three variants, whose p95 is so much above the middle."""
+    variants = tuple(
+        VariantProfile(phi, f"m{phi}", 0.7 + 0.03 * phi, Latency(p50=ms, p95=ms * (1 + spread)))
+        for phi, ms in enumerate((14.0, 20.0, 28.0))
+    )
+    return Profile(ladder="wide", variants=variants, stall_ms=((0.0,) * 3,) * 3)
+
+
+def inside(simulated: list[Served], plays: Iterable[Served]) -> dict[str, float]:
+    """Return the share of plays in which each figure was to be expected."""
+    ranges = Fidelity(simulated, alive(simulated[0])).lines
+    found = [
+        [a._replace(live=b.live).expected for a, b in zip(ranges, own.lines, strict=True)]
+        for own in (Fidelity([one], alive(one)) for one in plays)
+    ]
+    return dict(zip((line.limit.figure for line in ranges), np.mean(found, axis=0), strict=True))
+
+
+def test_a_play_is_in_the_range_as_often_as_it_says() -> None:
+    """What is live is one more draw of another seed: a figure is inside 90 % of the time, more with ties.
+
+    A device that takes a quarter longer than its profile says is noticed, and its pace told.
+    """
+    profile = wide(0.15)
+    simulated, plays = (
+        simulate(JAMMED, profile, "greedy", budget=WAVES, seed=seed, draws=399) for seed in (1, 2)
+    )
+    shares = inside(simulated, plays)
+    assert min(shares.values()) > 0.84, shares
+    assert max(shares["switches"], shares["latency_p95_ms"]) < 0.96, shares  # hardly any ties
+    slower = simulate(JAMMED, profile, "greedy", budget=WAVES, seed=3, draws=50, pace=1.25)
+    assert inside(simulated, slower)["mean_quality"] < 0.3
+    paces = [Fidelity(simulated, alive(one)).pace for one in slower]
+    assert np.median(paces) == pytest.approx(1.25, rel=0.02)
+
+
+def test_the_range_is_as_wide_as_the_times_that_are_drawn() -> None:
+    """Runs that always take the same leave none; the more they differ, the wider; the seed says all."""
+    widths = []
+    for spread in (0.0, 0.05, 0.3):
+        draws = [simulate(JAMMED, wide(spread), "greedy", budget=WAVES, seed=3) for _ in range(2)]
+        one, again = (Fidelity(each, alive(each[0])) for each in draws)
+        assert one.as_json() == again.as_json()
+        widths.append({line.limit.figure: line.high - line.low for line in one.lines})
+    assert set(widths[0].values()) == {0.0}
+    for figure in ("switches", "latency_p95_ms"):
+        assert 0 < widths[1][figure] < widths[2][figure]

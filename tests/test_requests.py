@@ -185,6 +185,7 @@ def test_both_loops_serve_alike(
             {"max_phi": rng.integers(0, 3, len(time_s)).astype(float)},
         ),
         front_ms=0.0 if whole else 0.7,
+        rest_share=0.0 if whole else 0.1,
     )
     readable, fast = (
         serve(
@@ -327,6 +328,25 @@ def test_what_the_front_takes_is_time_but_no_slow_down(compiled: bool) -> None:
     )
     np.testing.assert_allclose(fronted.latency_ms, plain.latency_ms + 5.0, atol=1e-9)
     assert np.array_equal(fronted.phi, plain.phi)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_run_after_a_rest_takes_longer(compiled: bool) -> None:
+    """By the whole share after a long one, by half of it after a half-life, by nothing within a queue."""
+    together = np.repeat(np.arange(1.0, 41.0), 2)  # two at a time, the second waits for the first
+    gaps = np.where(
+        np.arange(80) // 2 % 2, 0.0, -0.95
+    )  # every other pair 50 ms after the one before
+    workload = Workload(np.sort(together + gaps), 500.0)
+    service_ms = np.full((80, len(three)), 10.0)
+    rests = World(rest_share=0.2, rest_half_life_ms=30.0)
+    served = serve(
+        workload, three, "static:0", world=rests, service_ms=service_ms, compiled=compiled
+    )
+    rest_ms = (served.began_s - np.append(0.0, served.done_s[:-1])) * 1e3
+    expected_ms = 10.0 * (1.2 - 0.2 * 0.5 ** (rest_ms / 30.0))
+    np.testing.assert_allclose((served.done_s - served.began_s) * 1e3, expected_ms, rtol=1e-9)
+    assert rest_ms[1::2].max() < 1e-6 and len(set(rest_ms[2::2].round())) > 1
 
 
 def test_good_and_bad_times_last_and_each_run_is_drawn_as_before() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,6 +121,10 @@ def fidelity(
 ) -> None:
     """Play arrivals and budgets to a running daemon, simulate the same, and print both side by side.
 
+    The times that runs take are drawn many times: the table has the mean of all draws, and the range in
+    which nine plays of ten should be. A mean too far from what happened is "off"; what happened is
+    "unexpected" outside the range.
+
     Give what the daemon was started with: its profile, its policy, the latency it plans with. Nothing else
     should use the machine, and the profile should be fresh: a simulation knows a device by its profile alone.
 
@@ -132,16 +137,27 @@ def fidelity(
     costs, workload, trace = _parts(
         profile, arrivals, deadline_ms, lasts, speed, thin, budget, budget_speed, seed
     )
-    simulated = simulate(
-        workload, costs, policy, budget=trace, latency=latency, max_requests=max_requests, seed=seed
+    simulated = partial(
+        simulate,
+        workload,
+        costs,
+        policy,
+        budget=trace,
+        latency=latency,
+        max_requests=max_requests,
+        seed=seed,
     )
-    played = _play(workload, costs, picture, address, server_key, key_file, trace, as_json)
-    both = Fidelity(simulated, played)
+    before = simulated()  # what is wrong is told before anything is played
+    both = Fidelity(
+        before, _play(workload, costs, picture, address, server_key, key_file, trace, as_json)
+    )
+    paced = Fidelity(simulated(pace=both.pace), both.live)
     if as_json:
-        show.print_json(both.as_json())
+        show.print_json(both.as_json() | {"at_pace": paced.as_json()})
         return
     show.print_table(show.fidelity_table(both))
-    typer.echo(show.client_line(played))
+    typer.echo(show.pace_line(both, paced))
+    typer.echo(show.client_line(both.live))
 
 
 def _parts(

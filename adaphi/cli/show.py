@@ -204,21 +204,34 @@ def client_line(outcome: Live) -> str:
 
 
 def fidelity_table(both: Fidelity) -> Table:
-    """Return a simulation beside what happened, and whether they are as close as they should be."""
+    """Return a simulation beside what happened: are they as close as they should be, and was it likely."""
     title = f"{both.live.workload.name}: {len(both.live.workload)} requests, {both.live.policy}"
-    table = make_table(title, ["", "simulated", "live", "apart", "allowed", ""])
-    for (figure, by, is_relative), simulated, live, apart in both.lines():
+    columns = ["", "simulated", "expected of one", "live", "apart", "allowed", "", ""]
+    table = make_table(title, columns)
+    for line in both.lines:
+        figure, by, is_relative = line.limit
         form = "{:.1%}".format if is_relative else "{:.4f}".format
         digits = {"switches": ".0f", "latency_p95_ms": ".1f"}.get(figure, ".4f")
         table.add_row(
             figure.replace("_", " ").removesuffix(" ms") + (" (ms)" if "_ms" in figure else ""),
-            f"{simulated:{digits}}",
-            f"{live:{digits}}",
-            form(apart),
+            f"{line.simulated:{digits}}",
+            f"{line.low:{digits}} – {line.high:{digits}}",
+            f"{line.live:{digits}}",
+            form(line.apart),
             form(by),
-            "" if apart <= by else "off",
+            "" if line.holds else "off",
+            "" if line.expected else "unexpected",
         )
     return table
+
+
+def pace_line(both: Fidelity, paced: Fidelity) -> str:
+    """Return how fast the device was beside its profile, and what is unexpected of one that is so fast."""
+    left = [line.limit.figure.replace("_", " ") for line in paced.lines if not line.expected]
+    return (
+        f"runs took {both.pace:.3f} × what the profile says; at that pace unexpected: "
+        f"{', '.join(left) or 'nothing'}"
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:
