@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from adaphi import AsyncClient, Client
@@ -53,6 +54,7 @@ def test_a_daemon_serves_ones_own_functions(tmp_path: Path) -> None:
                 largest = client.infer(image, deadline_ms=5000, phi=1, top=2)
             for seed in range(6):
                 asyncio.run(ask_at_once(f"ipc://{tmp_path}/a.sock", 50, seed))
+            asyncio.run(lose_a_worker(f"ipc://{tmp_path}/a.sock", process.pid))
         finally:
             process.terminate()
     assert summed.output.tolist() == image.sum(axis=(0, 1)).tolist()
@@ -75,6 +77,17 @@ async def ask_at_once(address: str, count: int, seed: int) -> None:
             whole = images[number].max(axis=(0, 1)) if number % 2 else images[number].sum((0, 1))
             assert answer.phi == number % 2
             assert answer.output.tolist() == whole.tolist()
+
+
+async def lose_a_worker(address: str, daemon_pid: int) -> None:
+    """Kill the worker under a crowd's requests, many of them told ahead: all are answered, and rightly."""
+    (worker,) = psutil.Process(daemon_pid).children()
+    crowd = asyncio.create_task(ask_at_once(address, 60, seed=7))
+    await asyncio.sleep(0.01)
+    worker.kill()
+    assert not crowd.done()
+    await crowd
+    assert [child.pid for child in psutil.Process(daemon_pid).children()] != [worker.pid]
 
 
 @pytest.mark.parametrize(
