@@ -13,7 +13,17 @@ from benchmarks.__main__ import LONG, NAMES
 
 ROOT = Path(__file__).parents[1]
 HELPERS = {"__init__", "__main__", "harness", "large", "malformed", "peers", "problems"}
-HELPERS |= {"clients", "daemon", "echo", "mosec_peer", "servers", "quickrules", "tiny", "worlds"}
+HELPERS |= {
+    "clients",
+    "daemon",
+    "echo",
+    "floor",
+    "mosec_peer",
+    "servers",
+    "quickrules",
+    "tiny",
+    "worlds",
+}
 HELPERS |= {"checked", "device", "load", "malformed_zmq", "zmtp"}
 
 
