@@ -378,7 +378,7 @@ def test_a_daemon_with_little_memory_plans_what_stays(tmp_path: Path) -> None:
 
 
 def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path, checked: Checked) -> None:
-    """Alone a request gets the best variant, in a crowd that it would make late hardly one does."""
+    """Alone a request gets the best variant; in a crowd that it would make late most get a smaller one."""
     profile = Profile.load(tmp_path / "profile.json")
     plan = QueuePlan.solve(
         profile, deadline_ms=1000.0, rates_per_s=[1.0, 20.0], slowdowns=(1.0, 2.0), slack_bins=40
@@ -402,7 +402,7 @@ def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path, checked: 
                 alone = [client.infer(image, deadline_ms=1000).phi for _ in range(3)]
                 assert alone == [2, 2, 2]
                 answered = asyncio.run(crowd())
-                assert answered[2] < answered.total() / 4 < answered[0]
+                assert answered[2] < answered.total() / 3 < answered[0]
                 with urllib.request.urlopen(f"http://127.0.0.1:{checked.port}/") as page:
                     assert json.load(page)["policy"] == "queue"
         finally:
