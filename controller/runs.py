@@ -9,7 +9,7 @@ it, and who goes away then goes away during the run. So nothing more is told to 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from .scheduler import Request, Start
@@ -30,8 +30,8 @@ class Run:
     start: Start
     began_s: float
     takes_ms: float
-    alone: bool = False
-    waiting: list[Request] = field(default_factory=list)
+    alone: bool
+    waiting: list[Request]
 
 
 class Runs:
@@ -78,9 +78,7 @@ class Runs:
     def has_room(self, slowdown: float) -> bool:
         """Say whether the worker may be told another run."""
         told = self.told
-        if not told:
-            return True
-        if len(told) >= MOST_TOLD or told[-1].alone:
+        if len(told) >= MOST_TOLD or (told and told[-1].alone):
             return False
         return sum(run.takes_ms for run in told) * slowdown < AHEAD_MS
 

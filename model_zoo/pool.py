@@ -157,7 +157,8 @@ class WarmPool:
 
         What was evicted goes back to the system at once, to the last page: memory may be short.
         """
-        if self._evict_all_but(phis):
+        self._load_behind([])
+        if [self._drop(phi) for phi in self.resident - phis]:
             tidy_memory()
         self._load_behind(sorted(phis - self.resident))
 
@@ -172,24 +173,23 @@ class WarmPool:
         Where the weights go back by themselves, what the allocator keeps of the runs is returned within
         `TIDY_WITHIN_S`: a trim also takes the pages that the next run of another variant would use again.
         """
-        with self._changing:
-            runner = self._runners.pop(phi, None)
-        if runner is None:
-            return
-        returns_memory = runner.returns_memory
-        del runner
+        returns_memory = self._drop(phi)
         if returns_memory:
             self._tidy_soon()
-        else:
+        elif returns_memory is not None:
             tidy_memory()
 
-    def _evict_all_but(self, phis: Set[int]) -> frozenset[int]:
-        """Evict what is resident besides `phis`, and begin no load that still waits; return what went."""
+    def _drop(self, phi: int) -> bool | None:
+        """Drop `phi`; say whether its weights go back by themselves, None if it was not resident."""
+        with self._changing:
+            runner = self._runners.pop(phi, None)
+        return None if runner is None else runner.returns_memory
+
+    def _evict_all_but(self, phis: Set[int]) -> None:
+        """Evict what is resident besides `phis`, and begin no load that still waits."""
         self._load_behind([])
-        others = self.resident - phis
-        for other in others:
+        for other in self.resident - phis:
             self.evict(other)
-        return others
 
     def _tidy_soon(self) -> None:
         with self._changing:
