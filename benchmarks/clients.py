@@ -2,7 +2,8 @@
 
     python -m benchmarks.clients KIND ADDRESS WHAT
 
-`KIND` is adaphi, oip, zmq, http, plain (bytes and nothing else), or bare (no server: the handler is called).
+`KIND` is adaphi (the library's own client), zmtp (its messages over a bare socket, as the peers are asked),
+oip, zmq, http, plain (bytes and nothing else), or bare (no server: the handler is called).
 It says "ready" once it was answered a few times, then answers each number of seconds on its standard input
 with a line of JSON.
 """
@@ -11,23 +12,31 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 
+import msgspec
 import numpy as np
 import zmq
 
+from adaphi.controller import protocol
 from adaphi.controller.client import Client
+from adaphi.controller.protocol import InferHeader
 from adaphi.model_zoo.allocator import tune_allocator
 
+from . import zmtp
 from .servers import PICTURES, handler_of
 
 DEADLINE_MS = 10_000.0
 WARM_UP = 10
+FIRST_ID = 1 << 24
+"""From here on the number of a request has five bytes in its message."""
 
 Ask = Callable[[], float]
 """Sends one request and returns the milliseconds that its handler took."""
@@ -90,6 +99,37 @@ def adaphi(address: str, what: str) -> Ask:
 
     def ask() -> float:
         return client.infer(picture, deadline_ms=DEADLINE_MS, phi=0).inference_ms
+
+    return ask
+
+
+def bare_zmtp(address: str, what: str) -> Ask:
+    """Ask a daemon as its peers are asked: a message formed beforehand, over a socket and nothing else.
+
+    Each has an identity of its own, so the daemon does no less than for the library's client.
+    """
+    connection, picture = _connected(address.removeprefix("tcp://")), PICTURES[what]
+    connection.sendall(zmtp.GREETING)
+    _read(connection, len(zmtp.GREETING))
+    connection.sendall(zmtp.READY)
+    _read(connection, _read(connection, 2)[1])
+    session = uuid.uuid4().hex
+    header = InferHeader(
+        FIRST_ID, "uint8", picture.shape, deadline_ms=DEADLINE_MS, phi=0, session=session
+    )
+    frames = protocol.encode(protocol.INFER, header, picture)
+    message = bytearray(zmtp.message([bytes(frame) for frame in frames]))
+    place, ids = message.index(FIRST_ID.to_bytes(4, "big")), count(FIRST_ID)
+
+    def ask() -> float:
+        struct.pack_into(">I", message, place, next(ids))
+        connection.sendall(message)
+        seen = connection.recv(65536)
+        while (header := zmtp.answer_header(seen)) is None:
+            seen += (read := connection.recv(65536))
+            if not read:
+                raise ConnectionError(f"{address} closed the connection")
+        return float(msgspec.msgpack.decode(header)["inference_ms"])
 
     return ask
 
@@ -196,6 +236,13 @@ def _ask_http(
     return ask
 
 
+def _read(connection: socket.socket, size: int) -> bytes:
+    read = connection.recv(size, socket.MSG_WAITALL)
+    if len(read) < size:
+        raise ConnectionError("the connection was closed in the handshake")
+    return read
+
+
 def _connected(address: str) -> socket.socket:
     host, _, port = address.partition(":")
     connection = socket.create_connection((host, int(port)))
@@ -205,6 +252,7 @@ def _connected(address: str) -> socket.socket:
 
 KINDS = {
     "adaphi": adaphi,
+    "zmtp": bare_zmtp,
     "oip": oip,
     "zmq": raw_zmq,
     "http": http,

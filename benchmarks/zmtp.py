@@ -1,4 +1,4 @@
-"""ZeroMQ's own protocol by hand, for those who mean to break it: ZMTP 3.0 without security (RFC 23)."""
+"""ZeroMQ's own protocol by hand, to break it or to ask at no cost: ZMTP 3.0 without security (RFC 23)."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def message(frames: list[bytes]) -> bytes:
 def long_frame(size: int) -> bytes:
     """Return a request with a tensor frame of `size` bytes."""
     return message([b"ADP1", b"I", b"\x80", bytes(size)])
+
+
+def answer_header(seen: bytes) -> bytes | None:
+    """Return the header of an answer, None if it is not all here: two short frames, a header, a tensor."""
+    if len(seen) < 11 or len(seen) < (start := 11 + seen[10]) + 9:
+        return None
+    is_long = seen[start] & 2
+    size = int.from_bytes(seen[start + 1 : start + 9], "big") if is_long else seen[start + 1]
+    whole = len(seen) >= start + (9 if is_long else 2) + size
+    return seen[11:start] if whole else None

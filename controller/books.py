@@ -6,7 +6,8 @@ What is done for many in a row costs a fraction of what it costs between two req
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Iterator
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from ..model_zoo.profile import Profile
@@ -56,23 +57,26 @@ class Books:
 
     def settle(self) -> None:
         """Count what was put down."""
-        metrics, tallies = self._metrics, self._tallies
-        outcomes = Counter[tuple[str, int]]()
-        for seconds in _taken(self._decisions):
-            metrics.decision.observe(seconds)
-        for phi, size, inference_ms in _taken(self._runs):
-            metrics.inference_seconds.observe(inference_ms / 1e3, phi)
-            if size:
-                tallies[phi].add_run(size, inference_ms)
-        for answer in _taken(self._answers):
-            latency_s, queue_s = answer.latency_ms / 1e3, answer.queue_ms / 1e3
-            tallies[answer.phi].add(latency_s, queue_s, answer.inference_ms)
-            self._history.answer(late=answer.late)
-            outcomes["late" if answer.late else "ok", answer.phi] += 1
-            metrics.request_seconds.observe(latency_s)
-            metrics.queue_seconds.observe(queue_s)
-        for (outcome, phi), amount in outcomes.items():
-            metrics.count(outcome, phi, amount)
+        self._metrics.decision.observe(_taken(self._decisions))
+        for phi, runs in _by_phi(self._runs, itemgetter(0)):
+            self._metrics.inference_seconds.observe([ms / 1e3 for _, _, ms in runs], phi)
+            self._tallies[phi].add_runs((size, ms) for _, size, ms in runs if size)
+        for phi, answers in _by_phi(self._answers, attrgetter("phi")):
+            late = sum(answer.late for answer in answers)
+            self._metrics.count_answers(phi, len(answers) - late, late)
+            self._metrics.request_seconds.observe([a.latency_ms / 1e3 for a in answers])
+            self._metrics.queue_seconds.observe([a.queue_ms / 1e3 for a in answers])
+            self._tallies[phi].add_answers(answers)
+            self._history.answer(len(answers), late)
+
+
+def _by_phi(
+    entries: list[Entry], phi_of: Callable[[Entry], int]
+) -> Iterator[tuple[int, list[Entry]]]:
+    """Empty a list and yield what was in it, variant by variant."""
+    taken = _taken(entries)
+    for phi in {phi_of(entry) for entry in taken}:
+        yield phi, [entry for entry in taken if phi_of(entry) == phi]
 
 
 def _taken(entries: list[Entry]) -> list[Entry]:

@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -41,6 +42,7 @@ class FrontEnd:
         self._socket, self._other = socket.socketpair()
         self._socket.setblocking(False)
         self._heard = bytearray()
+        self._soon = b""
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
@@ -56,14 +58,24 @@ class FrontEnd:
 
     def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
         """Send without waiting; return False if the worker is gone, or has read nothing for long."""
-        body = b"" if header is None else pack(header)
+        message, self._soon = self._soon + _message(kind, header), b""
         try:
-            self._socket.send(
-                HEAD.pack(kind, len(body), 0) + body
-            )  # so short, it goes whole or not at all
+            self._socket.send(message)  # so short, it goes whole or not at all
         except OSError:
             return False
         return True
+
+    def send_soon(self, kind: bytes, header: msgspec.Struct) -> None:
+        """Send at the loop's next turn, in one piece with what else comes until then."""
+        if not self._soon:
+            self._loop.call_soon(self._send_those)
+        self._soon += _message(kind, header)
+
+    def _send_those(self) -> None:
+        message, self._soon = self._soon, b""
+        if message:  # not sent with another by now
+            with suppress(OSError):
+                self._socket.send(message)
 
     def drain(self) -> None:
         """Read what a worker that is gone said last."""
@@ -104,6 +116,11 @@ class FrontEnd:
                 log.exception("a message of the worker could not be handled")
         del heard[:begin]
         return True
+
+
+def _message(kind: bytes, header: msgspec.Struct | None) -> bytes:
+    body = b"" if header is None else pack(header)
+    return HEAD.pack(kind, len(body), 0) + body
 
 
 class WorkerEnd:

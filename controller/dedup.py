@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,8 +41,8 @@ class Ledger:
         self._keep_s, self._max_answers, self._max_bytes = keep_s, max_answers, max_bytes
         self._now = now
         self._asked: dict[Key, Asked] = {}
-        # Oldest first. A plain dict would look through all that were ever dropped to find its first.
-        self._answers: OrderedDict[Key, tuple[float, int, list[Any]]] = OrderedDict()
+        self._answers: dict[Key, list[Any]] = {}
+        self._kept = deque[tuple[float, int, Key]]()  # when, and how many bytes; oldest first
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -56,10 +56,10 @@ class Ledger:
 
     def recall(self, key: Key) -> list[Any] | None:
         """Return the frames that answered a request, None if they are not remembered."""
-        found = self._answers.get(key)
-        if found is None or found[0] < self._now() - self._keep_s:
+        if key not in self._answers:
             return None
-        return found[2]
+        self._drop(self._now())
+        return self._answers.get(key)
 
     def begin(self, key: Key | None, client: Peer) -> Asked:
         """Note that a request is under way."""
@@ -70,21 +70,23 @@ class Ledger:
 
     def end(self, asked: Asked, answer: list[Any] | None = None) -> None:
         """Note that a request is answered; with `answer`, remember its frames."""
-        if asked.key is None:
+        key = asked.key
+        if key is None:
             return
-        del self._asked[asked.key]
-        if answer is not None:
-            now_s, size = self._now(), sum(map(len, answer))
-            self._answers[asked.key] = (now_s, size, answer)
-            self.bytes += size
-            self._drop_old(now_s - self._keep_s)
+        del self._asked[key]
+        if answer is None or (size := sum(map(len, answer))) > self._max_bytes:
+            return
+        now_s = self._now()
+        self._drop(now_s, size, 1)
+        self._answers[key] = answer
+        self._kept.append((now_s, size, key))
+        self.bytes += size
 
-    def _drop_old(self, oldest_s: float) -> None:
-        answers = self._answers
-        while answers:
-            at_s, size, _ = answers[next(iter(answers))]
-            within = len(answers) <= self._max_answers and self.bytes <= self._max_bytes
-            if within and at_s >= oldest_s:
-                return
-            answers.popitem(last=False)
-            self.bytes -= size
+    def _drop(self, now_s: float, size: int = 0, count: int = 0) -> None:
+        """Forget what is too old, and the oldest until so much more fits."""
+        kept, oldest_s = self._kept, now_s - self._keep_s
+        most, most_bytes = self._max_answers - count, self._max_bytes - size
+        while kept and (kept[0][0] < oldest_s or len(kept) > most or self.bytes > most_bytes):
+            _, its_size, key = kept.popleft()
+            del self._answers[key]
+            self.bytes -= its_size

@@ -26,9 +26,9 @@ class History:
         self._answered = self._late = self._switches = 0
         self._until_s: float | None = None
 
-    def answer(self, *, late: bool) -> None:
-        """Count an answer."""
-        self._answered += 1
+    def answer(self, count: int, late: int) -> None:
+        """Count answers, and how many of them were late."""
+        self._answered += count
         self._late += late
 
     def switch(self) -> None:

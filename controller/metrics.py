@@ -43,7 +43,7 @@ class _First(Collector):
 
 
 class Histogram(Collector):
-    """A histogram, one for each of `labels` values; `observe` is ten times quicker than the library's own.
+    """A histogram, one for each of `labels` values; it counts many values at once, each far quicker than the library's own.
 
     It is for one thread. `buckets` are upper bounds, ascending.
     """
@@ -64,10 +64,13 @@ class Histogram(Collector):
         self._sums = [0.0] * len(values)
         registry.register(self)
 
-    def observe(self, value: float, of: int = 0) -> None:
-        """Count a value, for the labels value at place `of`."""
-        self._counts[of][bisect_left(self.bounds, value)] += 1
-        self._sums[of] += value
+    def observe(self, values: Iterable[float], of: int = 0) -> None:
+        """Count values, for the labels value at place `of`."""
+        counts, bounds, total = self._counts[of], self.bounds, self._sums[of]
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self._sums[of] = total
 
     def collect(self) -> Iterable[Metric]:
         """Return what was counted."""
@@ -248,6 +251,11 @@ class Metrics:
             counter = self._requests.labels(self.ladder, variant, outcome)
             self._counters[outcome, phi] = counter
         counter.inc(amount)
+
+    def count_answers(self, phi: int, ok: int, late: int) -> None:
+        """Count answers of `phi`: on time, and late."""
+        self.count("ok", phi, ok)
+        self.count("late", phi, late)
 
     def count_batch(self, phi: int, size: int) -> None:
         """Count a run that was for several requests."""

@@ -226,6 +226,18 @@ class Scheduler:
             return None
         return Refusal(last, Busy("a request of higher priority took the last place"))
 
+    def start(self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0) -> Start:
+        """Decide on a request that finds nobody waiting and begins in `busy_ms`: `admit` and `next` in one.
+
+        Raises what `admit` raises, but for `Busy`.
+        """
+        self._check(request)
+        self.arrivals.observe(now_s)
+        admitted = self._admitted(request, limits)
+        self._refuse_a_miss(request, now_s, busy_ms, self._quickest_ms(admitted, limits))
+        begins_s = now_s + busy_ms / 1e3
+        return Start(request, self._decide(request, begins_s, limits, admitted))
+
     def expired(self, now_s: float) -> Iterator[Refusal]:
         """Take out and yield every request whose deadline has passed."""
         if now_s < self._soonest_s:

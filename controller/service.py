@@ -152,9 +152,14 @@ class Service:
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        displaced = self.scheduler.admit(
-            request, now_s, self.limits, self.runs.busy_ms(now_s, self.limits.slowdown)
-        )
+        busy_ms = self.runs.busy_ms(now_s, self.limits.slowdown)
+        if self.ready and not self.scheduler.first and self._has_room_for(request):
+            began = time.perf_counter()
+            start = self.scheduler.start(request, now_s, self.limits, busy_ms)
+            self.books.decided(time.perf_counter() - began)
+            self._run(start, now_s)
+            return
+        displaced = self.scheduler.admit(request, now_s, self.limits, busy_ms)
         if displaced is not None:
             self.refuse(displaced.request.ticket, displaced.error)
         self._start_next()
@@ -200,7 +205,8 @@ class Service:
         run = self.runs.begin(
             start, now_s, self.scheduler.takes_ms(start), alone=self._is_alone(start)
         )
-        self.supervisor.run(self._order(run), [r.tensor for r in requests])
+        tensors = [request.tensor for request in requests]
+        self.supervisor.run(self._order(run), tensors, ahead=len(self.runs.told) > 1)
         if decision.switched:
             self.metrics.show_switch(decision.previous, decision.phi)
             self.books.history.switch()

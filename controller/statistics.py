@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from .protocol import AnswerHeader
 
 
 @dataclass(slots=True)
@@ -22,17 +25,18 @@ class Tally:
     last_ms: int = 0
     runs: dict[int, tuple[int, int]] = field(default_factory=lambda: {1: (0, 0)})
 
-    def add_run(self, size: int, inference_ms: float) -> None:
-        """Count a run for `size` requests."""
-        count, sum_ns = self.runs.get(size, (0, 0))
-        self.runs[size] = count + 1, sum_ns + int(inference_ms * 1e6)
+    def add_runs(self, runs: Iterable[tuple[int, float]]) -> None:
+        """Count runs: for how many requests each was, and how long it took (ms)."""
+        for size, inference_ms in runs:
+            count, sum_ns = self.runs.get(size, (0, 0))
+            self.runs[size] = count + 1, sum_ns + int(inference_ms * 1e6)
 
-    def add(self, latency_s: float, queue_s: float, inference_ms: float) -> None:
-        """Count an answer: arrival to answer, of which in the queue and in the model."""
-        self.done += 1
-        self.total_ns += int(latency_s * 1e9)
-        self.queue_ns += int(queue_s * 1e9)
-        self.inference_ns += int(inference_ms * 1e6)
+    def add_answers(self, answers: Sequence[AnswerHeader]) -> None:
+        """Count answers: arrival to answer, of which in the queue and in the model."""
+        self.done += len(answers)
+        self.total_ns += sum(int(answer.latency_ms * 1e6) for answer in answers)
+        self.queue_ns += sum(int(answer.queue_ms * 1e6) for answer in answers)
+        self.inference_ns += sum(int(answer.inference_ms * 1e6) for answer in answers)
         self.last_ms = time.time_ns() // 1_000_000
 
     def add_failure(self, latency_s: float) -> None:

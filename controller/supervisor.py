@@ -61,11 +61,14 @@ class Supervisor:
         """Send to the worker; return False if there is none."""
         return self._channel is not None and self._channel.send(kind, header)
 
-    def run(self, order: Run, tensors: Sequence[NDArray[Any]]) -> None:
-        """Have the worker run these tensors."""
+    def run(self, order: Run, tensors: Sequence[NDArray[Any]], *, ahead: bool = False) -> None:
+        """Have the worker run these tensors; told `ahead`, while it is busy, with others in one piece."""
         if self._channel is not None:
             order.offset = self._arena.put(*tensors)
-            self._channel.send(RUN, order)
+            if ahead:
+                self._channel.send_soon(RUN, order)
+            else:
+                self._channel.send(RUN, order)
 
     @property
     def has_room(self) -> bool:

@@ -56,17 +56,20 @@ def ready(kind: bytes) -> bytes:
 def encode(frames: Sequence[Any]) -> list[Any]:
     """Return a message as buffers to send in this order; long frames are not copied."""
     parts: list[Any] = []
-    short, left = bytearray(), len(frames)
+    short: list[Any] = []  # what goes as one piece
+    left = len(frames)
     for frame in frames:
         left -= 1
         size, more = len(frame), MORE if left else 0
-        short += _SHORT[more][size] if size < 256 else _HEAD.pack(LONG | more, size)
+        short.append(_SHORT[more][size] if size < 256 else _HEAD.pack(LONG | more, size))
         if size < STAGING_BYTES:
-            short += frame
+            short.append(frame)
         else:
-            parts += short, frame
-            short = bytearray()
-    return [*parts, short] if short else parts
+            parts += b"".join(short), frame
+            short = []
+    if short:
+        parts.append(b"".join(short))
+    return parts
 
 
 def allocate(size: int) -> memoryview:

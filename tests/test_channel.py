@@ -98,6 +98,29 @@ def test_the_end_of_either_side_is_noticed() -> None:
     asyncio.run(run())
 
 
+def test_what_may_go_soon_keeps_its_place() -> None:
+    """At the loop's next turn, or before what is sent at once; nothing twice, and nothing after the end."""
+
+    async def run() -> None:
+        async with both_ends() as (front, worker, _):
+            front.send_soon(b"R", Note(0))
+            front.send_soon(b"R", Note(1))
+            assert not worker.wait(0)
+            front.send(b"?", Note(2))
+            front.send_soon(b"R", Note(3))
+            await asyncio.sleep(0)
+            read = [msgspec.msgpack.decode(worker.receive()[1], type=Note) for _ in range(4)]
+            assert [note.number for note in read] == [0, 1, 2, 3]
+            assert not worker.wait(0)
+            front.send_soon(b"R", Note(4))
+            front.close()
+            await asyncio.sleep(0)
+            with pytest.raises(EOFError):
+                worker.receive()
+
+    asyncio.run(run())
+
+
 def test_a_worker_that_reads_nothing_blocks_nobody() -> None:
     """Orders are refused once they cannot be taken; what was taken arrives."""
 

@@ -9,12 +9,12 @@ def test_seconds_hold_what_happened_in_them() -> None:
     """Two answers in the first second, one late with a switch in the second; the third is empty."""
     history = History()
     history.tick(10.0, 0, None)
-    history.answer(late=False)
-    history.answer(late=False)
+    history.answer(1, 0)
+    history.answer(1, 0)
     history.tick(10.9, 0, None)
     assert not history.seconds
     history.tick(11.0, 0, 40.0)
-    history.answer(late=True)
+    history.answer(1, 1)
     history.switch()
     history.tick(12.05, 2, 50.0)
     history.tick(13.0, 2, 50.0)
@@ -33,7 +33,7 @@ def test_a_stall_leaves_empty_seconds_and_the_memory_is_bounded() -> None:
     """Nothing is counted twice when seconds were missed, and only the last five minutes are kept."""
     history = History()
     history.tick(0.0, 0, None)
-    history.answer(late=False)
+    history.answer(1, 0)
     history.tick(7.5, 1, None)
     assert len(history.seconds) == 7 and sum(s.answered for s in history.seconds) == 1
     history.tick(8.0, 1, None)

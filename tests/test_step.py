@@ -19,7 +19,7 @@ from adaphi.controller.scheduler import (
     Start,
 )
 from adaphi.controller.step import Controller, Reading
-from adaphi.errors import Busy, Expired, InvalidRequest, NotReady, Shed
+from adaphi.errors import Busy, Expired, InvalidRequest, NotReady, RequestError, Shed
 from adaphi.model_zoo import Profile
 from adaphi.model_zoo.profile import Costs
 from adaphi.policies import rule
@@ -207,6 +207,52 @@ def test_only_what_is_good_enough_and_loaded_answers(
     else:
         chosen = scheduler.next(0.0, limits)
         assert isinstance(chosen, Start) and chosen.decision.phi in good
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 60),
+            st.sampled_from([None, 0, 1, 2, 3]),
+            st.sampled_from([None, 0.72, 0.9]),
+            st.sampled_from([None, 5.0, 40.0]),
+            st.floats(0, 20),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from([None, 12.0, 40.0]),
+    st.sampled_from([None, 0, 1]),
+    st.floats(1, 3),
+    st.sets(st.integers(0, 2)),
+)
+def test_who_finds_nobody_waiting_is_decided_on_as_who_waits_for_nobody(
+    requests: list[tuple[float, int | None, float | None, float | None, float]],
+    budget_ms: float | None,
+    cap: int | None,
+    slowdown: float,
+    unloaded: set[int],
+) -> None:
+    """`start` is `admit` and, when the worker is free, `next`: the same decision, or the same kind of refusal."""
+    limits = Limits(budget_ms, cap, slowdown, unloaded=frozenset(unloaded))
+    both = [Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS) for _ in range(2)]
+    for number, (left_ms, phi, floor, reading_ms, busy_ms) in enumerate(requests):
+        now_s = float(number)
+        found: list[object] = []
+        for at_once, scheduler in zip((True, False), both, strict=True):
+            new = Request("x", now_s, now_s + left_ms / 1e3, reading_ms, phi, min_quality=floor)
+            try:
+                if at_once:
+                    chosen: Start | Refusal | None = scheduler.start(new, now_s, limits, busy_ms)
+                else:
+                    scheduler.admit(new, now_s, limits, busy_ms)
+                    chosen = scheduler.next(now_s + busy_ms / 1e3, limits)
+            except RequestError as error:
+                found.append(type(error))
+            else:
+                assert isinstance(chosen, Start) and chosen.request is new
+                found.append(chosen.decision)
+        assert found[0] == found[1]
+    assert len({scheduler.arrivals.at(9.0, 9.0) for scheduler in both}) == 1
 
 
 def test_a_pinned_variant_that_cannot_answer_is_refused(scheduler: Scheduler) -> None:
