@@ -43,9 +43,9 @@ class _First(Collector):
 
 
 class Histogram(Collector):
-    """A histogram, one for each of `labels` values; it counts many values at once, each far quicker than the library's own.
+    """A histogram, one for each of `labels` values, that counts many values at once.
 
-    It is for one thread. `buckets` are upper bounds, ascending.
+    It is for one thread, and far quicker than the library's own. `buckets` are upper bounds, ascending.
     """
 
     def __init__(

@@ -232,7 +232,7 @@ def test_who_finds_nobody_waiting_is_decided_on_as_who_waits_for_nobody(
     slowdown: float,
     unloaded: set[int],
 ) -> None:
-    """`start` is `admit` and, when the worker is free, `next`: the same decision, or the same kind of refusal."""
+    """`start` is `admit` and, when the worker is free, `next`: the same decision, or refusal of one kind."""
     limits = Limits(budget_ms, cap, slowdown, unloaded=frozenset(unloaded))
     both = [Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS) for _ in range(2)]
     for number, (left_ms, phi, floor, reading_ms, busy_ms) in enumerate(requests):

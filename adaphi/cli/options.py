@@ -51,7 +51,7 @@ Ladder: TypeAlias = Annotated[
 ]
 Backend: TypeAlias = Annotated[
     str,
-    typer.Option("--backend", help="What runs the models: torch, onnx, openvino or auto."),
+    typer.Option("--backend", help="What runs the models: torch, onnx, openvino, cuda or auto."),
 ]
 Threads: TypeAlias = Annotated[int, typer.Option("--threads", min=1, help="Threads of one run.")]
 Address: TypeAlias = Annotated[

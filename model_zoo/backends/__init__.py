@@ -63,9 +63,10 @@ BACKENDS = {
     "torch": ("torch_eager", "TorchBackend", "torch"),
     "onnx": ("onnx_runtime", "OnnxBackend", "onnxruntime"),
     "openvino": ("openvino", "OpenVinoBackend", "openvino"),
+    "cuda": ("torch_cuda", "CudaBackend", ""),
     "own": ("own", "OwnBackend", ""),
 }
-"""By name: the module here, its class, and the package that it needs."""
+"""By name: the module here, its class, and the package that it needs; none for what `auto` does not try."""
 
 
 def get_backend(name: str, *, threads: int = 1) -> Backend:

@@ -113,7 +113,7 @@ def _runner(known: _Known, loan: Loan, comes_back: bool) -> Runner:
 def _build(variant: Variant) -> _Known:
     """Return `variant` made faster, or as timm built it if that changes its answer."""
     model = load_timm(variant)
-    preprocess, weights_bytes = timm_preprocess(model), _bytes_of(model)
+    preprocess, weights_bytes = timm_preprocess(model), bytes_of(model)
     x = preprocess(example_image())
     expected = _forward(model, x)
     shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
@@ -143,7 +143,7 @@ class ModuleRunner:
     def __init__(self, module: torch.nn.Module, example: Array) -> None:
         self._module = module.eval()
         self.example = example
-        self.weights_bytes = _bytes_of(module)
+        self.weights_bytes = bytes_of(module)
 
     def __call__(self, x: Array) -> Array:
         """Return the module's output; raise `InvalidRequest` for another dtype or rank."""
@@ -220,7 +220,8 @@ def _reachable(endpoint: str) -> bool:
         return False
 
 
-def _bytes_of(module: torch.nn.Module) -> int:
+def bytes_of(module: torch.nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers."""
     tensors = (*module.parameters(), *module.buffers())
     return sum(t.numel() * t.element_size() for t in tensors)
 
