@@ -31,15 +31,17 @@ def backend() -> CudaBackend:
 
 
 def test_half_precision_answers_as_stock_does(backend: CudaBackend, photographs: list[Any]) -> None:
-    """The first class is the same, and no logit is further off than the tolerance; a batch gives the same."""
+    """No logit is off by more than a hundredth of the largest, and where the first class leads by as much it
+    is the same; a batch gives the same."""
     stock, runner = get_backend("torch").build(LITE[0]), backend.build(LITE[0])
     one_by_one = np.stack([runner(picture) for picture in photographs])
     for picture, got in zip(photographs, one_by_one, strict=True):
         expected = stock(picture)
-        assert got.dtype == np.float32 and got.argmax() == expected.argmax()
-        assert not np.array_equal(got, expected)  # it is half precision
-        limit = torch_cuda.TOLERANCE * np.abs(expected).max()
+        assert got.dtype == np.float32 and not np.array_equal(got, expected)  # it is half precision
+        limit = 0.01 * np.abs(expected).max()
         np.testing.assert_allclose(got, expected, rtol=0, atol=limit)
+        second, first = np.sort(expected)[-2:]
+        assert first - second <= 2 * limit or got.argmax() == expected.argmax()
     assert runner.batch is not None
     alike = np.stack([photographs[0]] * 2)
     np.testing.assert_allclose(runner.batch(alike), one_by_one[[0, 0]], rtol=0, atol=0.1)

@@ -95,7 +95,7 @@ class _Eager:
 
     def __call__(self, x: Array) -> Array:
         """Return logits."""
-        return cast(Array, self.on_device(torch.from_numpy(x).to(self.device)).cpu().numpy())
+        return self.on_device(torch.from_numpy(x).to(self.device)).cpu().numpy()
 
     @torch.no_grad()
     def on_device(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class _Graph:
         self._forward = forward  # its weights are the graph's
         self._staged = torch.from_numpy(x).pin_memory()  # what a device copies from without waiting
         self._input = self._staged.to(forward.device)
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP_RUNS):
@@ -127,7 +127,7 @@ class _Graph:
         self._staged.copy_(torch.from_numpy(x))
         self._input.copy_(self._staged, non_blocking=True)
         self._graph.replay()
-        return cast(Array, self._output.cpu().numpy())  # waits for all of it
+        return self._output.cpu().numpy()  # waits for all of it
 
 
 def _alike(expected: Array, got: Array) -> bool:
