@@ -69,9 +69,10 @@ class Setting:
                 more = self.rate_per_s / rate_per_s
                 scale = {"thin": more} if more < 1 else {"speed": more}
                 whole = Workload.read_counts(path, self.deadline_ms, **scale)
-                first = 0 if earlier or len(whole) < 2 * requests else requests
-                if earlier and len(whole) < 2 * requests:
-                    continue  # too short to have any
+                is_in_two = len(whole) >= 2 * requests
+                if earlier and not is_in_two:
+                    continue
+                first = requests if is_in_two and not earlier else 0
                 arrived_s = whole.arrived_s[first : first + requests]
                 yield Workload(arrived_s - arrived_s[0], self.deadline_ms, name=name)
 
@@ -220,7 +221,7 @@ def run(quick: bool = False) -> list[Row]:
     for setting in settings()[1:] if quick else settings():
         price = OBJECTIVE.miss_cost if quick else chosen_price(setting, requests)
         print(f"{setting.name}: κ = {price:g}, chosen on other requests")
-        prices = sorted({price, OBJECTIVE.miss_cost, 0.5})
+        prices = sorted({price, OBJECTIVE.miss_cost, PRICES[0]})
         plans = [_plan(setting, one, quick) for one in prices]
         for workload in setting.arrivals(requests):
             rows += _rows(setting, plans, workload, quick)

@@ -63,7 +63,8 @@ class Books:
             self._tallies[phi].add_runs((size, ms) for _, size, ms in runs if size)
         for phi, answers in _by_phi(self._answers, attrgetter("phi")):
             late = sum(answer.late for answer in answers)
-            self._metrics.count_answers(phi, len(answers) - late, late)
+            self._metrics.count("ok", phi, len(answers) - late)
+            self._metrics.count("late", phi, late)
             self._metrics.request_seconds.observe([a.latency_ms / 1e3 for a in answers])
             self._metrics.queue_seconds.observe([a.queue_ms / 1e3 for a in answers])
             self._tallies[phi].add_answers(answers)

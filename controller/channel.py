@@ -14,7 +14,6 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -58,24 +57,23 @@ class FrontEnd:
 
     def send(self, kind: bytes, header: msgspec.Struct | None = None) -> bool:
         """Send without waiting; return False if the worker is gone, or has read nothing for long."""
-        message, self._soon = self._soon + _message(kind, header), b""
-        try:
-            self._socket.send(message)  # so short, it goes whole or not at all
-        except OSError:
-            return False
-        return True
+        self._soon += _message(kind, header)
+        return self._flush()
 
     def send_soon(self, kind: bytes, header: msgspec.Struct) -> None:
         """Send at the loop's next turn, in one piece with what else comes until then."""
         if not self._soon:
-            self._loop.call_soon(self._send_those)
+            self._loop.call_soon(self._flush)
         self._soon += _message(kind, header)
 
-    def _send_those(self) -> None:
+    def _flush(self) -> bool:
         message, self._soon = self._soon, b""
-        if message:  # not sent with another by now
-            with suppress(OSError):
-                self._socket.send(message)
+        try:
+            if message:  # else it went with another
+                self._socket.send(message)  # so short, it goes whole or not at all
+        except OSError:
+            return False
+        return True
 
     def drain(self) -> None:
         """Read what a worker that is gone said last."""
@@ -118,9 +116,10 @@ class FrontEnd:
         return True
 
 
-def _message(kind: bytes, header: msgspec.Struct | None) -> bytes:
+def _message(kind: bytes, header: msgspec.Struct | None, tensor_bytes: int = 0) -> bytes:
+    """Return a message up to its tensor."""
     body = b"" if header is None else pack(header)
-    return HEAD.pack(kind, len(body), 0) + body
+    return HEAD.pack(kind, len(body), tensor_bytes) + body
 
 
 class WorkerEnd:
@@ -145,12 +144,11 @@ class WorkerEnd:
 
     def tell(self, kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> None:
         """Send a message."""
-        body = pack(header)
         if tensor is None:
-            self._socket.sendall(HEAD.pack(kind, len(body), 0) + body)
+            self._socket.sendall(_message(kind, header))
             return
         raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
-        begin = HEAD.pack(kind, len(body), raw.nbytes) + body
+        begin = _message(kind, header, raw.nbytes)
         # At once, or the front is woken twice.
         sent = self._socket.sendmsg([begin, raw]) - len(begin)
         if sent < 0:

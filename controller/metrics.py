@@ -252,11 +252,6 @@ class Metrics:
             self._counters[outcome, phi] = counter
         counter.inc(amount)
 
-    def count_answers(self, phi: int, ok: int, late: int) -> None:
-        """Count answers of `phi`: on time, and late."""
-        self.count("ok", phi, ok)
-        self.count("late", phi, late)
-
     def count_batch(self, phi: int, size: int) -> None:
         """Count a run that was for several requests."""
         self._batches.labels(self._profile.variants[phi].name, str(size)).inc()

@@ -23,7 +23,7 @@ from ..variants import Variant
 from . import Array, Runner
 from .folding import fold_batch_norms
 from .image import ImageRunner
-from .torch_eager import bytes_of, imagenet_names, load_timm, timm_preprocess
+from .torch_eager import agree, bytes_of, imagenet_names, load_timm, timm_preprocess
 
 log = logging.getLogger("adaphi")
 
@@ -67,7 +67,8 @@ class CudaBackend:
         x = preprocess(example_image())
         expected = _Eager(model, torch.device("cpu"), torch.float32)(x)
         forward = self._moved(model, torch.float16)
-        if not _alike(expected, forward(x)):
+        got = forward(x)
+        if not agree(expected, got, TOLERANCE) or expected.argmax() != got.argmax():
             log.warning("%s runs in single precision: in half it answered otherwise", variant.name)
             model = load_timm(variant)
             forward = self._moved(model, torch.float32)
@@ -128,9 +129,3 @@ class _Graph:
         self._input.copy_(self._staged, non_blocking=True)
         self._graph.replay()
         return self._output.cpu().numpy()  # waits for all of it
-
-
-def _alike(expected: Array, got: Array) -> bool:
-    largest = max(1.0, float(np.abs(expected).max()))
-    near = np.abs(expected - got).max() <= TOLERANCE * largest
-    return bool(near and expected.argmax() == got.argmax())

@@ -34,6 +34,9 @@ from .shelf import Loan, Shelf
 
 log = logging.getLogger("adaphi")
 
+TOLERANCE = 1e-4
+"""How far what was made faster may be off, in parts of the largest logit."""
+
 
 class TorchBackend:
     """Runs variants in torch, eagerly, on the CPU; all of one process share the thread count.
@@ -119,7 +122,7 @@ def _build(variant: Variant) -> _Known:
     shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
     model = _packable(model, shapes)
     pack(model)
-    if not _agree(expected, _forward(model, x)):
+    if not agree(expected, _forward(model, x), TOLERANCE):
         log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
         model = load_timm(variant)
     return _Known(preprocess, weights_bytes, Shelf(model, cache_folder() / "shelf"))
@@ -185,8 +188,10 @@ def _forward(model: torch.nn.Module, x: Array) -> Array:
         return cast(Array, model(torch.from_numpy(x)).numpy())
 
 
-def _agree(expected: Array, got: Array) -> bool:
-    return bool(np.allclose(expected, got, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max())))
+def agree(expected: Array, got: Array, tolerance: float) -> bool:
+    """Say whether no logit is off by more than this part of the largest, which counts as 1 at least."""
+    limit = tolerance * max(1.0, np.abs(expected).max())
+    return bool(np.allclose(expected, got, rtol=0, atol=limit))
 
 
 def _load_from_hub(timm: Any, variant: Variant) -> torch.nn.Module:
