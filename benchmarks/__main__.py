@@ -33,6 +33,7 @@ NAMES = (
     "overload",
     "batching",
     "loading",
+    "cuda",
     "mixed",
 )
 LONG = ("faults", "storm", "growth", "pressure", "hardware")

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 import numpy as np
+import torch
 
 from adaphi.model_zoo import get_ladder
 from adaphi.model_zoo.allocator import tune_allocator
@@ -29,7 +30,8 @@ PICTURE = example_image(224, 224)
 def run(quick: bool) -> list[Row]:
     """Return percentiles of requests with and without loads behind them, and how many loads there were."""
     tune_allocator()
-    return [row for backend in ("torch", "onnx") for row in _measure(backend, quick)]
+    backends = ["torch", "onnx", *(["cuda"] if torch.cuda.is_available() else [])]
+    return [row for backend in backends for row in _measure(backend, quick)]
 
 
 def _measure(backend: str, quick: bool) -> list[Row]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import LadderError
 
-_INTERPOLATIONS = {
+INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -43,7 +43,7 @@ class Preprocessing(msgspec.Struct, frozen=True):
     def of_timm(cls, config: Mapping[str, Any]) -> Preprocessing:
         """Return what timm's data configuration says; raise `LadderError` where this module cannot do it."""
         channels, height, width = config["input_size"]
-        known = config["crop_mode"] == "center" and config["interpolation"] in _INTERPOLATIONS
+        known = config["crop_mode"] == "center" and config["interpolation"] in INTERPOLATIONS
         if not known or channels != 3 or height != width:
             raise LadderError(
                 f"a picture would have to be prepared by {dict(config)}, which only torch can do here",
@@ -59,18 +59,27 @@ class Preprocessing(msgspec.Struct, frozen=True):
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (1, 3, side, side) float32 of an image (height, width, 3) uint8."""
-        picture = self._resized(Image.fromarray(image))
-        left, top = (round((length - self.side) / 2) for length in picture.size)
-        picture = picture.crop((left, top, left + self.side, top + self.side))
-        x = np.asarray(picture).transpose(2, 0, 1)[None].astype(np.float32, order="C")
+        x = self.cropped(image).transpose(2, 0, 1)[None].astype(np.float32, order="C")
         x /= np.float32(255)
         x -= np.array(self.mean, np.float32)[:, None, None]
         x /= np.array(self.std, np.float32)[:, None, None]
         return x
 
-    def _resized(self, picture: Image.Image) -> Image.Image:
-        width, height = picture.size
+    def cropped(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels (side, side, 3) that the network sees of an image, resized and cropped."""
+        picture = Image.fromarray(image)
+        size = self.resized(*picture.size)
+        picture = picture.resize(size, INTERPOLATIONS[self.interpolation])
+        across, down = map(self.centre, size)
+        return np.asarray(picture.crop((across.start, down.start, across.stop, down.stop)))
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height (pixels) that a picture of these is resized to."""
         short, long = sorted((width, height))
         longer = int(self.resize * long / short)
-        size = (self.resize, longer) if width <= height else (longer, self.resize)
-        return picture.resize(size, _INTERPOLATIONS[self.interpolation])
+        return (self.resize, longer) if width <= height else (longer, self.resize)
+
+    def centre(self, length: int) -> slice:
+        """Return which of `length` pixels along one side the network sees."""
+        first = round((length - self.side) / 2)
+        return slice(first, first + self.side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,16 @@ from . import Array
 class ImageRunner:
     """Image in, logits out.
 
-    `preprocess` makes the network's input (1, 3, side, side) float32 of an image (height, width, 3)
-    uint8; `forward` makes logits (1, classes) of that; `classes` names them. `many`, where there is one,
-    makes logits (k, classes) of pictures (k, height, width, 3). With an `example` the input is no image but
-    an array of that dtype and number of axes, and what is said here of images holds of those.
+    `preprocess` makes the network's input (1, 3, side, side) float32, where `forward` wants it, of an image
+    (height, width, 3) uint8; `forward` makes logits (1, classes) of that; `classes` names them. `many`, where
+    there is one, makes logits (k, classes) of pictures (k, height, width, 3). With an `example` the input is
+    no image but an array of that dtype and number of axes, and what is said here of images holds of those.
     """
 
     def __init__(
         self,
-        forward: Callable[[Array], Array],
-        preprocess: Callable[[Array], Array],
+        forward: Callable[[Any], Array],
+        preprocess: Callable[[Array], Any],
         classes: Sequence[str],
         weights_bytes: int,
         many: Callable[[Array], Array] | None = None,

@@ -1,9 +1,9 @@
 """The CUDA backend: timm's models in half precision and channels-last, one graph of kernels a variant.
 
 On a GPU a small network's forward is mostly the launching of its kernels. A CUDA graph launches them as one:
-it is captured when a variant is loaded, on a stream of its own and while other threads run theirs, and then
-belongs to the variant, so that a switch is the launch of another graph. A graph has one shape; batches run
-without.
+graphs are captured when a variant is loaded, one for each size of a batch, on a stream of their own and while
+other threads run theirs, and belong to the variant, so that a switch is the launch of another graph. Pictures
+are prepared on the device, too: to resize one takes a processor ten times the forward.
 
 Half precision answers otherwise than what the ladder's quality was measured with, so `auto` never takes this
 backend: it is asked for by name.
@@ -12,25 +12,31 @@ backend: it is asked for by name.
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 
 from ...errors import LadderError
 from ..images import example_image
+from ..preprocessing import Preprocessing
+from ..profiling import BATCH_SIZES
+from ..timm_import import import_timm
 from ..variants import Variant
 from . import Array, Runner
+from .cuda_graphs import Graphs, Work
 from .folding import fold_batch_norms
 from .image import ImageRunner
-from .torch_eager import agree, bytes_of, imagenet_names, load_timm, timm_preprocess
+from .torch_eager import agree, bytes_of, imagenet_names, load_timm, logits, timm_preprocess
+from .torch_pictures import DevicePreprocessing
 
 log = logging.getLogger("adaphi")
 
 TOLERANCE = 0.05
 """How far half precision may be off, in parts of the largest logit; the first class is to be the same."""
-WARM_UP_RUNS = 3
-"""Runs before a graph is captured: libraries choose their kernels in the first ones."""
 
 
 class CudaBackend:
@@ -48,84 +54,96 @@ class CudaBackend:
                 help="use the backend torch, or install a build of torch for CUDA",
             )
         torch.set_num_threads(threads)
-        self._device = torch.device(device)
+        self._graphs = Graphs(torch.device(device))
+        # cuDNN's plans, seconds of work for a network, are kept by thread: with one that builds, what comes
+        # again finds them.
+        self._builder = ThreadPoolExecutor(1, "builder")
 
     def prepare(self) -> None:
         """Begin the device's context, and import timm and the names of its classes."""
-        torch.zeros(1, device=self._device)
+        torch.zeros(1, device=self._graphs.device)
         imagenet_names()
 
     def build(self, variant: Variant) -> Runner:
-        """Return `variant`, its graph captured; raise `LadderError` if it cannot be had."""
+        """Return `variant`, its graphs captured; raise `LadderError` if it cannot be had."""
         if variant.weights == "module" or variant.precision != "fp32":
             raise LadderError(
                 f"variant {variant.name!r} cannot run on CUDA: timm's fp32 networks alone can here",
                 help="use the backend torch, onnx, openvino or auto",
             )
+        return self._builder.submit(self._build, variant).result()
+
+    def _build(self, variant: Variant) -> Runner:
         model = load_timm(variant)
-        preprocess = timm_preprocess(model)
+        expected = logits(model, timm_preprocess(model)(example_image()))
+        preprocess = self._preprocess(model)
         x = preprocess(example_image())
-        expected = _Eager(model, torch.device("cpu"), torch.float32)(x)
-        forward = self._moved(model, torch.float16)
-        got = forward(x)
+        network = _Network(model, self._graphs, torch.float16)
+        got = network(x)
         if not agree(expected, got, TOLERANCE) or expected.argmax() != got.argmax():
             log.warning("%s runs in single precision: in half it answered otherwise", variant.name)
-            model = load_timm(variant)
-            forward = self._moved(model, torch.float32)
+            network = _Network(load_timm(variant), self._graphs, torch.float32)
+        network.capture(x)
 
         def many(pictures: Array) -> Array:
-            return forward(np.concatenate([preprocess(picture) for picture in pictures]))
+            return network(preprocess.many(pictures))
 
-        one = _Graph(forward, x) if self._device.type == "cuda" else forward
-        return ImageRunner(one, preprocess, imagenet_names(), bytes_of(model), many)
+        runner = ImageRunner(
+            network, preprocess, imagenet_names(), network.bytes, many, returns_memory=True
+        )
+        weakref.finalize(runner, self._graphs.give_back_soon).atexit = False
+        return runner
 
-    def _moved(self, model: torch.nn.Module, dtype: torch.dtype) -> _Eager:
-        """Return `model`, changed in place, as it runs on the device."""
+    def _preprocess(self, model: torch.nn.Module) -> DevicePreprocessing | _Uploaded:
+        """Return what makes a model's input of pictures, on the device where that is known."""
+        try:
+            prepared = Preprocessing.of_timm(import_timm().data.resolve_model_data_config(model))
+        except LadderError:
+            return _Uploaded(timm_preprocess(model), self._graphs.device)
+        return DevicePreprocessing(prepared, self._graphs)
+
+
+class _Uploaded:
+    """Preprocessing on the processor, for pictures that have to be prepared otherwise."""
+
+    def __init__(self, preprocess: Callable[[Array], Array], device: torch.device) -> None:
+        self._preprocess, self._device = preprocess, device
+
+    def __call__(self, image: Array) -> torch.Tensor:
+        """Return one image's input."""
+        return torch.from_numpy(self._preprocess(image)).to(self._device)
+
+    def many(self, images: Array) -> torch.Tensor:
+        """Return the inputs of images (k, height, width, 3)."""
+        return torch.cat([self(image) for image in images])
+
+
+class _Network:
+    """A model on a device, changed in place: (k, 3, side, side) float32 there in, logits (k, classes) out."""
+
+    def __init__(self, model: torch.nn.Module, graphs: Graphs, dtype: torch.dtype) -> None:
         fold_batch_norms(model)
-        model.to(self._device, dtype)
+        model.to(graphs.device, dtype)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return _Eager(model, self._device, dtype)
+        self.bytes = bytes_of(model)
+        self._model, self._graphs, self._dtype = model, graphs, dtype
+        self._captured: dict[int, tuple[torch.Tensor, Work]] = {}
 
+    def capture(self, x: torch.Tensor) -> None:
+        """Capture the forward of one input of the shape of `x`, and of as many as a batch may have."""
+        for k in (1, *BATCH_SIZES):
+            some = x.repeat(k, 1, 1, 1)
+            self._captured[k] = some, self._graphs.capture(partial(self._forward, some))
 
-class _Eager:
-    """A model on a device: float32 arrays (k, 3, side, side) in, float32 logits (k, classes) out."""
-
-    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.device = device
-        self._model, self._dtype = model, dtype
-
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: torch.Tensor) -> Array:
         """Return logits."""
-        return self.on_device(torch.from_numpy(x).to(self.device)).cpu().numpy()
+        if len(x) in self._captured:
+            captured, again = self._captured[len(x)]
+            captured.copy_(x)
+            return again().cpu().numpy()  # waits for all of it
+        return self._forward(x).cpu().numpy()
 
     @torch.no_grad()
-    def on_device(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits of what is on the device already, there."""
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self._dtype, memory_format=torch.channels_last)
         return cast(torch.Tensor, self._model(x).float())
-
-
-class _Graph:
-    """A model's forward for the shape of `x`, captured once and launched as one."""
-
-    def __init__(self, forward: _Eager, x: Array) -> None:
-        self._forward = forward  # its weights are the graph's
-        self._staged = torch.from_numpy(x).pin_memory()  # what a device copies from without waiting
-        self._input = self._staged.to(forward.device)
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP_RUNS):
-                forward.on_device(self._input)
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads' runs go on meanwhile: only this one's calls may spoil the capture.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = forward.on_device(self._input)
-
-    def __call__(self, x: Array) -> Array:
-        """Return the logits (1, classes) of an array of the captured shape."""
-        self._staged.copy_(torch.from_numpy(x))
-        self._input.copy_(self._staged, non_blocking=True)
-        self._graph.replay()
-        return self._output.cpu().numpy()  # waits for all of it

@@ -100,10 +100,10 @@ def _runner(known: _Known, loan: Loan, comes_back: bool) -> Runner:
 
     def many(pictures: Array) -> Array:
         stack = np.concatenate([preprocess(picture) for picture in pictures])
-        return _forward(loan.model, stack)
+        return logits(loan.model, stack)
 
     return ImageRunner(
-        lambda x: _forward(loan.model, x),
+        lambda x: logits(loan.model, x),
         preprocess,
         imagenet_names(),
         known.weights_bytes,
@@ -118,11 +118,11 @@ def _build(variant: Variant) -> _Known:
     model = load_timm(variant)
     preprocess, weights_bytes = timm_preprocess(model), bytes_of(model)
     x = preprocess(example_image())
-    expected = _forward(model, x)
+    expected = logits(model, x)
     shapes = input_shapes(model, torch.from_numpy(x)) if can_pack() else {}
     model = _packable(model, shapes)
     pack(model)
-    if not agree(expected, _forward(model, x), TOLERANCE):
+    if not agree(expected, logits(model, x), TOLERANCE):
         log.warning("%s runs as timm built it: made faster, it answered otherwise", variant.name)
         model = load_timm(variant)
     return _Known(preprocess, weights_bytes, Shelf(model, cache_folder() / "shelf"))
@@ -183,7 +183,8 @@ def timm_preprocess(model: torch.nn.Module) -> Callable[[Array], Array]:
     return lambda image: cast(Array, transform(Image.fromarray(image))[None].numpy())
 
 
-def _forward(model: torch.nn.Module, x: Array) -> Array:
+def logits(model: torch.nn.Module, x: Array) -> Array:
+    """Return what `model` makes of `x` on the processor."""
     with torch.inference_mode():
         return cast(Array, model(torch.from_numpy(x)).numpy())
 
