@@ -3,7 +3,8 @@
 A long frame is read straight from the network into a slot (`lease`), where the worker finds it. A tensor that
 lies elsewhere, or is to run with others, is copied to one of two places, which take turns: while one model
 runs, the next request's is copied already. Short ones have more places, for many of them may be told ahead.
-A slot is free again once nothing refers to it any more, a place once its run is over.
+A slot is free again once nothing refers to it any more, a place once its run is over. The first page tells
+the worker which runs it need not begin.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .runs import MOST_TOLD
+from .channel import MOST_TOLD
 from .zmtp import STAGING_BYTES, allocate
 
 SLOTS, SLOT_BYTES = 8, 8 << 20
@@ -32,12 +33,14 @@ class Arena:
 
     def __init__(self, place_bytes: int) -> None:
         self._place_bytes = -(-place_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._short_begin = PLACES * self._place_bytes
+        self._places_begin = mmap.PAGESIZE
+        self._short_begin = self._places_begin + PLACES * self._place_bytes
         self._slots_begin = self._short_begin + MOST_TOLD * SHORT_BYTES
         size = self._slots_begin + SLOTS * SLOT_BYTES
         self.descriptor = os.memfd_create("adaphi-requests")
         os.ftruncate(self.descriptor, size)
         self._memory = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+        self._withdrawn = self._memory[: 8 * MOST_TOLD].view(np.uint64)
         self._begin = self._memory.ctypes.data
         self._turn = self._short_turn = 0  # whose place is next
         self._runs = deque[bool]()  # whether each that is not over takes a place, not a short one
@@ -66,7 +69,7 @@ class Arena:
         if short or tensor is self._staged or not self.has_room:
             return
         if self._offset_in_slots(tensor) is None:
-            self._copy(self._turn * self._place_bytes, tensor)
+            self._copy(self._next_place, tensor)
             self._staged = tensor
 
     def put(self, *tensors: NDArray[Any]) -> int:
@@ -80,12 +83,18 @@ class Arena:
             self._runs.append(False)
             return offset
         else:
-            begin = self._turn * self._place_bytes
+            begin = self._next_place
             self._turn = (self._turn + 1) % PLACES
             self._runs.append(True)
             self._copy(begin, *tensors)
             self._staged = None
         return begin
+
+    def withdraw(self, key: int) -> None:
+        """Have the worker not begin the run with this key, if it has not yet."""
+        self._withdrawn[key % MOST_TOLD] = (
+            key  # of runs that are not over no two have the same word
+        )
 
     def end_run(self) -> None:
         """Note that the run whose tensors were put first is over."""
@@ -99,6 +108,10 @@ class Arena:
     def close(self) -> None:
         """Give the descriptor back; the memory goes with the last that refers to it."""
         os.close(self.descriptor)
+
+    @property
+    def _next_place(self) -> int:
+        return self._places_begin + self._turn * self._place_bytes
 
     def _copy(self, begin: int, *tensors: NDArray[Any]) -> None:
         """Copy tensors to one place, one behind the other, but for a first one that lies there already."""

@@ -1,6 +1,7 @@
 """What the front and one worker talk through: a pair of sockets; the tensors of requests lie in the `arena`.
 
 A message is a head (kind, lengths), a msgpack header, and from the worker perhaps the bytes of an answer.
+What the worker is told and has not begun can be withdrawn: it looks into the shared memory before it begins.
 When either process is gone the other reads the end of the stream, at once and without asking.
 """
 
@@ -26,6 +27,8 @@ log = logging.getLogger("adaphi")
 
 HEAD = struct.Struct("<cIQ")
 """Kind, bytes of the header, bytes of the tensor behind it."""
+MOST_TOLD = 16
+"""So many runs at most the worker has been told that are not over."""
 READ_BYTES, ORDER_BYTES = 1 << 18, 1 << 12
 """What is read at once, by the front and by the worker."""
 
@@ -131,6 +134,7 @@ class WorkerEnd:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self.memory = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
+        self._withdrawn = self.memory[: 8 * MOST_TOLD].cast("Q")
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:
@@ -141,6 +145,10 @@ class WorkerEnd:
         """Return the next message's kind and header."""
         kind, header_bytes, _ = HEAD.unpack(self._first(HEAD.size))
         return kind, self._first(header_bytes)
+
+    def is_withdrawn(self, key: int) -> bool:
+        """Say whether nobody waits for the run with this key any more."""
+        return self._withdrawn[key % MOST_TOLD] == key
 
     def tell(self, kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> None:
         """Send a message."""

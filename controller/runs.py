@@ -1,21 +1,22 @@
 """What the worker has been told to run: pure, with the time as an argument.
 
 The first of these runs; those behind it were told ahead, so that the worker need not wait for the front
-between two short runs, and the front hears of several at once. What is told counts as begun: nobody overtakes
-it, and who goes away then goes away during the run. So nothing more is told to a worker that has work for
-`AHEAD_MS` already, which a single picture's model is.
+between two runs, and the front hears of several short ones at once. Nobody overtakes what is told, so nothing
+more is told to a worker that still has work for more than `AHEAD_MS`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
+from .channel import MOST_TOLD
 from .scheduler import Request, Start
 
-AHEAD_MS, MOST_TOLD = 1.0, 16
-"""A worker that has so much work, or so many runs, is told no more."""
+AHEAD_MS = 2.0
+"""A worker that has so much work is told no more. An event loop's timers may be a millisecond late."""
 
 
 @dataclass(slots=True)
@@ -75,21 +76,26 @@ class Runs:
         self.told.clear()
         return told
 
-    def has_room(self, slowdown: float) -> bool:
-        """Say whether the worker may be told another run."""
+    def room_in_ms(self, now_s: float, slowdown: float) -> float:
+        """Return how long it is until the worker may be told another run; inf: not before one is over."""
         told = self.told
-        if len(told) >= MOST_TOLD or (told and told[-1].alone):
-            return False
-        return sum(run.takes_ms for run in told) * slowdown < AHEAD_MS
+        behind_ms = self._behind_ms(slowdown)
+        if len(told) >= MOST_TOLD or (told and told[-1].alone) or behind_ms >= AHEAD_MS:
+            return math.inf
+        return max(0.0, self._running_ms(now_s, slowdown) + behind_ms - AHEAD_MS)
 
     def busy_ms(self, now_s: float, slowdown: float) -> float:
         """Return how long what has been told will still take."""
-        told = self.told
-        if not told:
+        return self._running_ms(now_s, slowdown) + self._behind_ms(slowdown)
+
+    def _running_ms(self, now_s: float, slowdown: float) -> float:
+        if not self.told:
             return 0.0
-        running_ms = told[0].takes_ms * slowdown - (now_s - told[0].began_s) * 1e3
-        behind_ms = sum(run.takes_ms for run in islice(told, 1, None)) * slowdown
-        return max(0.0, running_ms) + behind_ms
+        first = self.told[0]
+        return max(0.0, first.takes_ms * slowdown - (now_s - first.began_s) * 1e3)
+
+    def _behind_ms(self, slowdown: float) -> float:
+        return sum(run.takes_ms for run in islice(self.told, 1, None)) * slowdown
 
     def forget(self, ticket: object) -> Run | None:
         """Note that nobody waits for this ticket's answer any more; return its run if it is in one."""

@@ -226,6 +226,11 @@ class Scheduler:
             return None
         return Refusal(last, Busy("a request of higher priority took the last place"))
 
+    def put_back(self, request: Request) -> None:
+        """Queue again one that was to begin and has not: it was admitted, and so even a full queue has it."""
+        insort(self._queue, (request.rank, request.deadline_s, next(self._order), request))
+        self._soonest_s = min(self._soonest_s, request.deadline_s)
+
     def start(self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0) -> Start:
         """Decide on a request that finds nobody waiting and begins in `busy_ms`: `admit` and `next` in one.
 

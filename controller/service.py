@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..config import Config
-from ..errors import Draining, NotReady, RequestError, TooLarge, WorkerLost, from_code
+from ..errors import Draining, Expired, NotReady, RequestError, TooLarge, WorkerLost, from_code
 from ..model_zoo.profile import Profile
 from ..policies.battery import BatteryTable
 from ..policies.lookup import Policy
@@ -106,6 +107,7 @@ class Service:
         )
         self.books = Books(profile, metrics)
         self._loop = asyncio.get_running_loop()
+        self._wakes: asyncio.TimerHandle | None = None
         self._now = time.monotonic  # as the loop, without its detour
         horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
         self._battery_until_s = self._now() + horizon_s
@@ -170,6 +172,8 @@ class Service:
             self.metrics.count("cancelled")
         elif run := self.runs.forget(ticket):
             self.metrics.count("cancelled", run.start.decision.phi)
+            if not run.waiting:
+                self.supervisor.withdraw(run.key)
 
     def _start_next(self) -> None:
         """Tell the worker its next runs, if it has room and there are any; prepare the one after them."""
@@ -187,6 +191,18 @@ class Service:
                 self._run(chosen, now_s)
         if (first := self.scheduler.first) and self.runs.told:
             self.supervisor.stage(first.tensor)  # it is copied while the worker works
+            self._start_in_time()
+
+    def _start_in_time(self) -> None:
+        """Look again when the worker may be told another run: before it has nothing to do."""
+        if self._wakes is None:
+            wait_ms = self.runs.room_in_ms(self._now(), self.limits.slowdown)
+            if wait_ms < math.inf:
+                self._wakes = self._loop.call_later(wait_ms / 1e3, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = None
+        self._start_next()
 
     def _has_room_for(self, request: Request) -> bool:
         """Say whether the worker is to be told a run for this request now: it has none, or only short ones.
@@ -196,7 +212,7 @@ class Service:
         """
         return not self.runs.told or (
             request.reading_ms is None
-            and self.runs.has_room(self.limits.slowdown)
+            and self.runs.room_in_ms(self._now(), self.limits.slowdown) <= 0.0
             and self.supervisor.has_room
         )
 
@@ -232,7 +248,13 @@ class Service:
         tensor = request.tensor
         keep = None if decision.keep is None else tuple(sorted(decision.keep))
         run = worker.Run(
-            told.key, decision.phi, request.top, code_of(tensor.dtype), tensor.shape, keep
+            told.key,
+            decision.phi,
+            request.top,
+            code_of(tensor.dtype),
+            tensor.shape,
+            keep,
+            begin_by_s=max(r.deadline_s for r in start.requests),
         )
         if start.joined:
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
@@ -295,21 +317,31 @@ class Service:
         self._update_limits()
 
     def on_failed(self, failed: worker.Failed) -> None:
-        """A run raised: answer with its error and start the next."""
+        """A run raised, or did not begin: answer with its error and start the next."""
         if run := self._end(failed.key, self._now()):
-            self._fail(run, from_code(failed.code, failed.message))
+            error = from_code(failed.code, failed.message)
+            if isinstance(error, Expired):
+                for request in run.waiting:
+                    self.refuse(request.ticket, error)
+            else:
+                self._fail(run, error)
             self._start_next()
 
     def on_worker_lost(self, reason: str, warm_again_s: float) -> None:
-        """The worker is gone: answer what it was doing; waiting requests wait for its successor."""
+        """The worker is gone: answer what it was doing; what it had not begun waits for its successor."""
         self.ready = False
         self.warm_again_s = warm_again_s
         self.metrics.ready.set(0)
         self.metrics.restarts.inc()
         self.residency.on_worker_lost()
         self.supervisor.forget_runs()
-        for run in self.runs.clear():
-            self._fail(run, WorkerLost(f"the worker died while running this request ({reason})"))
+        for number, run in enumerate(self.runs.clear()):
+            if number:  # it does one after the other
+                for request in run.waiting:
+                    self.scheduler.put_back(request)
+            else:
+                lost = WorkerLost(f"the worker died while running this request ({reason})")
+                self._fail(run, lost)
 
     def _end(self, key: int, now_s: float) -> Run | None:
         """Take out the run that is over and its tensors; None if the worker does not do this one."""

@@ -75,6 +75,10 @@ class Supervisor:
         """Say whether the tensors of one more run can lie beside those of the runs that are not over."""
         return self._arena.has_room
 
+    def withdraw(self, key: int) -> None:
+        """Have the worker not begin a run that it was told, if it has not yet."""
+        self._arena.withdraw(key)
+
     def end_run(self) -> None:
         """Note that the oldest run is over: who runs was worth its start, and so is a successor at once."""
         self._arena.end_run()

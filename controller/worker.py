@@ -18,13 +18,14 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from ..errors import AdaphiError, RequestError
+from ..errors import AdaphiError, Expired, RequestError
 from ..model_zoo.profile import Profile
 from ..processes import work_for_parent
 from .channel import WorkerEnd
@@ -122,7 +123,7 @@ class Loaded(msgspec.Struct):
 
 
 class Failed(msgspec.Struct):
-    """A run that raised."""
+    """A run that raised, or was too late to begin."""
 
     key: int
     code: str
@@ -133,7 +134,7 @@ class Run(msgspec.Struct):
     """An order to run variant `phi`, and to have `keep` resident afterwards (None: as it comes).
 
     With `tops`, how many labels each request wants, it is for a batch, and `shape` begins with its size. The
-    tensors lie at `offset` of the shared memory.
+    tensors lie at `offset` of the shared memory. It is not to begin after `begin_by_s` (monotonic clock).
     """
 
     key: int
@@ -144,6 +145,7 @@ class Run(msgspec.Struct):
     keep: tuple[int, ...] | None = None
     tops: tuple[int, ...] = ()
     offset: int = 0
+    begin_by_s: float = math.inf
 
 
 def main(orders_json: str) -> None:
@@ -268,6 +270,10 @@ def _tell_if_loaded(front: WorkerEnd, pool: WarmPool, phi: int) -> bool:
 
 
 def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
+    if front.is_withdrawn(run.key) or time.monotonic() > run.begin_by_s:
+        late = "the deadline passed, or nobody waited any more, before the run could begin"
+        front.tell(FAILED, Failed(run.key, Expired.code, late))
+        return
     try:
         x = np.frombuffer(front.memory, run.dtype, math.prod(run.shape), run.offset)
         x = x.reshape(run.shape)
