@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adaphi import Client
 from adaphi.errors import LadderError
@@ -123,6 +125,39 @@ def test_a_model_that_folding_would_change_runs_as_it_is(monkeypatch: pytest.Mon
     for _ in range(2):
         got = backend.build(LITE[0])(example_image())
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    side=st.tuples(st.integers(5, 24), st.integers(5, 24)),
+    kernel=st.integers(1, 6),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 2, 16]),
+)
+def test_same_padding_keeps_its_meaning_without_a_copy(
+    side: tuple[int, int], kernel: int, stride: int, dilation: int, groups: int
+) -> None:
+    """timm's "same" padding of any kernel and side, packed: what it computes is as before."""
+    import torch
+
+    from adaphi.model_zoo.backends import packing
+    from adaphi.model_zoo.timm_import import import_timm
+
+    if not packing.can_pack():
+        pytest.skip("this build of torch has no oneDNN, or the processor no AVX")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        import_timm().layers.Conv2dSame(
+            16, 16, kernel, stride=stride, dilation=dilation, groups=groups
+        )
+    ).eval()
+    x = torch.randn(1, 16, *side).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = model(x)
+        packing.make_packable(model, packing.input_shapes(model, x))
+        packing.pack(model)
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_convolutions_are_packed_with_what_follows_them_and_others_left() -> None:

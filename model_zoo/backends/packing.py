@@ -4,6 +4,10 @@ Eager torch lays the weights of a convolution out anew on each call and clips in
 operators that torch's own compiler emits for frozen networks do neither; they are used here directly, as it
 uses them. They are not public: where they are missing, nothing is packed, and whoever packs compares the
 outputs (`TorchBackend` does).
+
+Nor is what enters a depthwise convolution padded by a copy, as timm's "same" padding is, which mostly has
+one pixel more at the end than at the beginning: with a row and a column of zeros before its weights the
+kernel may have as much at both ends, and that the operators do themselves.
 """
 
 from __future__ import annotations
@@ -83,22 +87,33 @@ class _Packed(nn.Module):
     def __init__(self, convolution: nn.Conv2d, shape: list[int], clips: bool) -> None:
         super().__init__()
         layers = import_timm().layers
-        same = isinstance(convolution, layers.Conv2dSame)
-        self._pad = layers.pad_same if same else None
-        self._kernel = convolution.kernel_size
-        padding = [0, 0] if same else list(cast(tuple[int, ...], convolution.padding))
+        self.weight: torch.Tensor | None = convolution.weight  # None once it is packed
+        self.bias = convolution.bias
+        self._before: list[int] | None = (
+            None  # of a copy, as torch's `pad` counts: left, right, top, bottom
+        )
+        padding = convolution.padding
+        if isinstance(convolution, layers.Conv2dSame):
+            same = _same_padding(convolution, shape)
+            if all(end == begin for begin, end in same):
+                padding = tuple(end for _, end in same)
+            elif convolution.groups == shape[1] and set(convolution.dilation) == {1}:
+                padding = tuple(end for _, end in same)
+                more = [n for begin, end in reversed(same) for n in (end - begin, 0)]
+                self.weight = nn.Parameter(nn.functional.pad(convolution.weight, more))
+            else:
+                padding = (0, 0)
+                self._before = [n for ends in reversed(same) for n in ends]
+                sides = zip(shape[2:], same, strict=True)
+                shape = [*shape[:2], *(side + sum(ends) for side, ends in sides)]
         self._how = (
-            padding,
+            list(cast(tuple[int, ...], padding)),
             list(convolution.stride),
             list(convolution.dilation),
             convolution.groups,
         )
         self._after = ("hardtanh", [0.0, 6.0]) if clips else ("none", [])
-        if self._pad is not None:
-            shape = list(self._padded(torch.empty(shape, device="meta")).shape)
         self._shape = shape
-        self.weight: torch.Tensor | None = convolution.weight  # None once it is packed
-        self.bias = convolution.bias
 
     def pack(self) -> None:
         """Lay out the weights for inputs of the shape."""
@@ -110,7 +125,8 @@ class _Packed(nn.Module):
         self.weight = self.bias = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x if self._pad is None else self._padded(x)
+        if self._before is not None:
+            x = nn.functional.pad(x, self._before)
         return cast(
             torch.Tensor,
             torch.ops.mkldnn._convolution_pointwise(
@@ -118,7 +134,14 @@ class _Packed(nn.Module):
             ),
         )
 
-    def _padded(self, x: torch.Tensor) -> torch.Tensor:
-        assert self._pad is not None
-        _, stride, dilation, _ = self._how
-        return cast(torch.Tensor, self._pad(x, self._kernel, stride, dilation))
+
+def _same_padding(convolution: nn.Conv2d, shape: list[int]) -> list[tuple[int, int]]:
+    """Return what "same" padding adds before and after each axis: ceil(side / stride) pixels come out."""
+    found = []
+    for side, kernel, stride, dilation in zip(
+        shape[2:], convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
+    ):
+        wanted = (-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1
+        both = max(0, wanted - side)
+        found.append((both // 2, both - both // 2))
+    return found
