@@ -1,4 +1,4 @@
-"""The CUDA backend: timm's models in half precision and channels-last, one graph of kernels a variant.
+"""The CUDA backend: timm's models in half precision and channels-last, as graphs of kernels.
 
 On a GPU a small network's forward is mostly the launching of its kernels. A CUDA graph launches them as one:
 graphs are captured when a variant is loaded, one for each size of a batch, on a stream of their own and while
