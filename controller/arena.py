@@ -92,9 +92,8 @@ class Arena:
 
     def withdraw(self, key: int) -> None:
         """Have the worker not begin the run with this key, if it has not yet."""
-        self._withdrawn[key % MOST_TOLD] = (
-            key  # of runs that are not over no two have the same word
-        )
+        # Keys count up, so of the runs that are not over no two have the same word.
+        self._withdrawn[key % MOST_TOLD] = key
 
     def end_run(self) -> None:
         """Note that the run whose tensors were put first is over."""
