@@ -109,7 +109,9 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "adaphi_requests_in_flight", "Requests now in a model.", registry=registry
+            "adaphi_requests_in_flight",
+            "Requests now in a model, or told to its process.",
+            registry=registry,
         )
         self._batches = Counter(
             "adaphi_batches",

@@ -95,7 +95,10 @@ class Runs:
         return max(0.0, first.takes_ms * slowdown - (now_s - first.began_s) * 1e3)
 
     def _behind_ms(self, slowdown: float) -> float:
-        return sum(run.takes_ms for run in islice(self.told, 1, None)) * slowdown
+        behind = (
+            run for run in islice(self.told, 1, None) if run.waiting
+        )  # else it does not begin
+        return sum(run.takes_ms for run in behind) * slowdown
 
     def forget(self, ticket: object) -> Run | None:
         """Note that nobody waits for this ticket's answer any more; return its run if it is in one."""

@@ -41,6 +41,8 @@ log = logging.getLogger("adaphi")
 
 GRACE_S = 0.5
 """How long after its deadline a running request may still be answered with an output."""
+SOON_S = 1e-3
+"""A timer that is so little late is not worth another."""
 
 Reply = Callable[[AnswerHeader | RequestError, list[Any]], None]
 """Carries an answer with the frames of its output, or an error, back to whoever asked."""
@@ -167,13 +169,14 @@ class Service:
         self._start_next()
 
     def cancel(self, ticket: Ticket) -> None:
-        """Forget a request whose client went away: it never starts; if it runs, nobody gets its answer."""
+        """Forget a request whose client went away: it never begins; if it runs, nobody gets its answer."""
         if self.scheduler.cancel(ticket):
             self.metrics.count("cancelled")
         elif run := self.runs.forget(ticket):
             self.metrics.count("cancelled", run.start.decision.phi)
             if not run.waiting:
                 self.supervisor.withdraw(run.key)
+                self._start_next()
 
     def _start_next(self) -> None:
         """Tell the worker its next runs, if it has room and there are any; prepare the one after them."""
@@ -191,21 +194,30 @@ class Service:
                 self._run(chosen, now_s)
         if (first := self.scheduler.first) and self.runs.told:
             self.supervisor.stage(first.tensor)  # it is copied while the worker works
-            self._start_in_time()
+            self._start_in_time(first)
 
-    def _start_in_time(self) -> None:
-        """Look again when the worker may be told another run: before it has nothing to do."""
-        if self._wakes is None:
-            wait_ms = self.runs.room_in_ms(self._now(), self.limits.slowdown)
-            if wait_ms < math.inf:
-                self._wakes = self._loop.call_later(wait_ms / 1e3, self._wake)
+    def _start_in_time(self, first: Request) -> None:
+        """Look again when the worker may be told another run: before it has nothing to do.
+
+        Where more than time has to pass, the end of a run comes first, and that looks, too.
+        """
+        if first.reading_ms is not None or not self.supervisor.has_room:
+            return
+        wait_s = self.runs.room_in_ms(self._now(), self.limits.slowdown) / 1e3
+        if self._wakes is not None:
+            if self._loop.time() + wait_s > self._wakes.when() - SOON_S:
+                return
+            self._wakes.cancel()  # it was for a run that took longer
+            self._wakes = None
+        if wait_s < math.inf:
+            self._wakes = self._loop.call_later(wait_s, self._wake)
 
     def _wake(self) -> None:
         self._wakes = None
         self._start_next()
 
     def _has_room_for(self, request: Request) -> bool:
-        """Say whether the worker is to be told a run for this request now: it has none, or only short ones.
+        """Say whether the worker is to be told a run for this request now: it has none, or little to do.
 
         Who brings a reading to decide on waits until all are over: the decisions of a trace that is played
         are made one by one, each with the outcome of the one before.
@@ -319,12 +331,7 @@ class Service:
     def on_failed(self, failed: worker.Failed) -> None:
         """A run raised, or did not begin: answer with its error and start the next."""
         if run := self._end(failed.key, self._now()):
-            error = from_code(failed.code, failed.message)
-            if isinstance(error, Expired):
-                for request in run.waiting:
-                    self.refuse(request.ticket, error)
-            else:
-                self._fail(run, error)
+            self._fail(run, from_code(failed.code, failed.message))
             self._start_next()
 
     def on_worker_lost(self, reason: str, warm_again_s: float) -> None:
@@ -358,10 +365,11 @@ class Service:
         now_s = self._now()
         for refusal in self.scheduler.expired(now_s):
             self.refuse(refusal.request.ticket, refusal.error)
+        hangs = f"no answer within {GRACE_S} s after the deadline"
         for run in self.runs.told:
             if overdue := [r for r in run.waiting if now_s > r.deadline_s + GRACE_S]:
-                error = WorkerLost(f"no answer within {GRACE_S} s after the deadline")
-                self._fail(run, error, overdue)
+                begun = run is self.runs.first
+                self._fail(run, WorkerLost(hangs) if begun else Expired(hangs), overdue)
         running = self.runs.first
         if running is not None and now_s - running.began_s > self.config.worker.hang_s:
             self.supervisor.kill(f"no answer for {now_s - running.began_s:.0f} s")
@@ -491,13 +499,18 @@ class Service:
             )
 
     def _fail(self, run: Run, error: RequestError, whom: list[Request] | None = None) -> None:
-        """Answer `whom` of a run (None: all that have no answer yet) with this error."""
+        """Answer `whom` of a run (None: all that have no answer yet) with this error.
+
+        What expired has not begun; what was decided for it came out late all the same.
+        """
         phi = run.start.decision.phi
+        outcome = "expired" if isinstance(error, Expired) else "error"
         for request in run.waiting[:] if whom is None else whom:
             run.waiting.remove(request)
-            self.metrics.count("error", phi)
-            self.books.tallies[phi].add_failure(self._now() - request.arrived_s)
-            self._record(run, request, "error", None, None)
+            self.metrics.count(outcome, phi)
+            if outcome == "error":
+                self.books.tallies[phi].add_failure(self._now() - request.arrived_s)
+            self._record(run, request, outcome, None, None)
             self._report(run, request, False)
             request.ticket.reply(error, [])
 

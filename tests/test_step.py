@@ -134,6 +134,22 @@ def test_priority_comes_before_the_deadline(asked: list[tuple[int, int]], gone: 
     assert left == sorted(waiting, key=lambda n: (asked[n][0] or DEFAULT_PRIORITY, asked[n][1], n))
 
 
+def test_who_was_about_to_begin_comes_back_to_a_full_queue() -> None:
+    """What a lost worker had not begun is queued again: before all that are less urgent, nobody displaced."""
+    scheduler = Scheduler(Controller(rule("greedy", COSTS), COSTS), COSTS, max_requests=2)
+    for number in (1, 2):
+        scheduler.admit(Request(number, 0.0, float(number)), 0.0, Limits())
+    chosen = scheduler.next(0.0, Limits())
+    assert isinstance(chosen, Start) and chosen.request.ticket == 1
+    scheduler.admit(Request(3, 0.0, 3.0), 0.0, Limits())
+    scheduler.put_back(chosen.request)
+    assert len(scheduler) == 3 and scheduler.first is chosen.request
+    with pytest.raises(Busy):
+        scheduler.admit(Request(4, 0.0, 4.0), 0.0, Limits())
+    (refusal,) = scheduler.expired(1.5)
+    assert refusal.request is chosen.request and len(scheduler) == 2
+
+
 @given(st.lists(st.floats(0, 150), min_size=1, max_size=8))
 def test_quality_goes_before_answers_do(wished_ms: list[float]) -> None:
     """Where the smallest variant would answer all in time, all are answered in time, by whatever variants."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from adaphi import Client
@@ -23,7 +24,7 @@ from adaphi.controller import worker
 from adaphi.controller.arena import Arena
 from adaphi.controller.channel import MOST_TOLD, FrontEnd
 from adaphi.controller.protocol import decode
-from adaphi.errors import WorkerLost
+from adaphi.errors import Expired, WorkerLost
 
 LADDER = """
 import time
@@ -118,7 +119,37 @@ def test_who_was_only_told_outlives_the_worker(bench: Callable[[str], Any], tmp_
         assert device.state()["worker_restarts"] == 1
 
 
-def ask_once(address: str, picture: Any) -> Any:
-    """Ask once, and for the smallest variant."""
+def ask_once(
+    address: str, picture: Any, *, deadline_ms: float = 20_000, reading_ms: float | None = None
+) -> Any:
+    """Ask once, for the smallest variant or with a reading to decide on."""
+    phi = 0 if reading_ms is None else None
     with Client(address, retries=0) as client:
-        return client.infer(picture, phi=0, deadline_ms=20_000)
+        return client.infer(picture, phi=phi, deadline_ms=deadline_ms, reading_ms=reading_ms)
+
+
+def test_a_worker_that_stands_still_costs_no_more_than_time(
+    bench: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Behind a run that hangs a request waits that is to be decided on alone: the front rests meanwhile. One
+    whose deadline passes before its run could begin counts as a miss of the variant that was decided on."""
+    picture = np.full((8, 8, 3), 1, np.uint8)
+    with bench("device").Device(tmp_path, (20.0, 40.0, 60.0), hang_s=20.0) as device:
+        ask = partial(ask_once, device.address, picture)
+        worker_pid, front = device.worker_pid(), psutil.Process(device.pid)
+        os.kill(worker_pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(2) as crowd:
+            asked = [crowd.submit(ask), crowd.submit(ask, reading_ms=1000.0)]
+            time.sleep(0.3)
+            before = front.cpu_times()
+            time.sleep(1.0)
+            used = [a - b for a, b in zip(front.cpu_times()[:2], before[:2], strict=True)]
+            os.kill(worker_pid, signal.SIGCONT)
+            assert all(one.result().output.shape == (4,) for one in asked)
+        assert sum(used) < 0.5  # it would be all of the second
+        os.kill(worker_pid, signal.SIGSTOP)
+        threading.Timer(0.4, os.kill, (worker_pid, signal.SIGCONT)).start()
+        with pytest.raises(Expired):
+            ask(deadline_ms=100)
+        counted = 'outcome="expired",variant="checked0"} 1.0'
+        assert counted in device.get("/metrics")
