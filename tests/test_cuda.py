@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from adaphi.model_zoo import Variant, get_ladder
 from adaphi.model_zoo.backends import get_backend, installed_backends, torch_cuda
 from adaphi.model_zoo.backends.cuda_graphs import Graphs
 from adaphi.model_zoo.backends.torch_cuda import CudaBackend
-from adaphi.model_zoo.backends.torch_pictures import DevicePreprocessing
+from adaphi.model_zoo.backends.torch_pictures import MOST_KNOWN, DevicePreprocessing
 from adaphi.model_zoo.images import example_image
 from adaphi.model_zoo.preprocessing import INTERPOLATIONS, Preprocessing
 
@@ -98,15 +99,42 @@ def test_where_half_precision_answers_otherwise_single_does(
 def test_pictures_are_prepared_as_pil_prepares_them(
     height: int, width: int, interpolation: str, seed: int
 ) -> None:
-    """To the last bit; pictures of a batch are what each is alone."""
+    """To the last bit, on the processor first and, once the shape is known, on the device; pictures of a
+    batch are what each is alone."""
     assume(max(height, width) <= 10 * min(height, width))
     prepared = Preprocessing(60, 70, interpolation, (0.4, 0.5, 0.6), (0.2, 0.25, 0.5))
     pictures = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
     expected = np.concatenate([prepared(picture) for picture in pictures])
-    on_device = DevicePreprocessing(prepared, Graphs(torch.device(DEVICE)))
-    np.testing.assert_array_equal(on_device.many(pictures).cpu().numpy(), expected)
+    on_device = DevicePreprocessing(prepared, Graphs(torch.device(DEVICE)), at_once)
+    for _ in range(3):
+        np.testing.assert_array_equal(on_device.many(pictures).cpu().numpy(), expected)
+    on_device.learn((1, height, width))
     for picture, alone in zip(pictures, expected, strict=True):
         np.testing.assert_array_equal(on_device(picture).cpu().numpy()[0], alone)
+
+
+def at_once(work: Callable[[], None]) -> None:
+    work()
+
+
+def test_shapes_are_learnt_when_they_come_again_and_not_all_kept() -> None:
+    """The first time nothing is made, and with many shapes those that came last are known."""
+    prepared = Preprocessing(8, 9, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    made: list[Any] = []
+
+    def note(work: Callable[[], None]) -> None:
+        made.append(work)
+        work()
+
+    on_device = DevicePreprocessing(prepared, Graphs(torch.device(DEVICE)), note)
+    pictures = [example_image(10 + number, 20) for number in range(MOST_KNOWN + 1)]
+    for picture in pictures:
+        on_device(picture)
+    assert not made
+    for picture in [pictures[-1]] * 3 + [pictures[0]]:
+        expected = prepared(picture)
+        np.testing.assert_array_equal(on_device(picture).cpu().numpy(), expected)
+    assert len(made) == 1  # the first had been forgotten
 
 
 def test_a_large_picture_s_matrices_are_made_in_blocks() -> None:
@@ -114,8 +142,9 @@ def test_a_large_picture_s_matrices_are_made_in_blocks() -> None:
     prepared = Preprocessing(224, 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
     picture = np.random.default_rng(1).integers(0, 256, (1080, 1920, 3), np.uint8)
     picture.flags.writeable = False
-    got = DevicePreprocessing(prepared, Graphs(torch.device(DEVICE)))(picture).cpu().numpy()
-    np.testing.assert_array_equal(got, prepared(picture))
+    on_device = DevicePreprocessing(prepared, Graphs(torch.device(DEVICE)), at_once)
+    on_device.learn((1, 1080, 1920))
+    np.testing.assert_array_equal(on_device(picture).cpu().numpy(), prepared(picture))
 
 
 def test_it_is_asked_for_by_name() -> None:

@@ -51,19 +51,18 @@ class Graphs:
         return again
 
     def _captured(self, work: Work) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        # Libraries choose their kernels in a first run. It is not on the stream of captures: what they put
+        # down there would lie outside of the pool; whoever clears it would take it from the graphs.
+        result = torch.empty_like(work())
         graph = torch.cuda.CUDAGraph()
-        with self._capturing:
-            # Libraries choose their kernels in a first run. It is not on the stream of captures: what they
-            # put down there would lie outside of the pool; whoever clears it would take it from the graphs.
-            result = torch.empty_like(work())
-            with torch.cuda.stream(self._aside):
-                # Not by torch.cuda.graph: that looks through all objects for garbage, and other threads wait.
-                # What they call meanwhile is not to spoil the capture.
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    result.copy_(work())
-                finally:
-                    graph.capture_end()
+        with self._capturing, torch.cuda.stream(self._aside):
+            # Not by torch.cuda.graph: that looks through all objects for garbage, and other threads wait.
+            # What they call meanwhile is not to spoil the capture.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result.copy_(work())
+            finally:
+                graph.capture_end()
         return graph, result
 
     def give_back_soon(self) -> None:

@@ -100,7 +100,9 @@ class CudaBackend:
             prepared = Preprocessing.of_timm(import_timm().data.resolve_model_data_config(model))
         except LadderError:
             return _Uploaded(timm_preprocess(model), self._graphs.device)
-        return DevicePreprocessing(prepared, self._graphs)
+        made = DevicePreprocessing(prepared, self._graphs, self._builder.submit)
+        made.learn((1, *example_image().shape[:2]))
+        return made
 
 
 class _Uploaded:

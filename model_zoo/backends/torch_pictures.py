@@ -11,7 +11,9 @@ leaves that range, as long as a pixel is made of no more than 64 (a scale of 1/1
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +23,11 @@ from ..preprocessing import INTERPOLATIONS, Preprocessing
 from . import Array
 from .cuda_graphs import Graphs
 
-SHAPES_KNOWN = 8
-"""Shapes of pictures whose matrices are kept: a camera brings one."""
+Key = tuple[int, int, int]
+"""How many images, their height and width."""
+MOST_KNOWN = 32
+"""Of so many keys it is known what they need, or that they were seen; a camera brings one."""
+_SEEN, _BEING_MADE = "seen", "being made"
 _POINT, _HALF = 22, 11  # bits of a weight after the point; bits of its lower half
 _BLOCK = 256  # rows of an identity at a time: a whole one of 8192 would take 268 MB
 
@@ -30,11 +35,19 @@ _BLOCK = 256  # rows of an identity at a time: a whole one of 8192 would take 26
 class DevicePreprocessing:
     """`prepared` on a device: images (height, width, 3) uint8 in, (1, 3, side, side) float32 there out.
 
-    What is returned holds until the next call.
+    What a shape of images needs is made when the shape comes for the second time, by `later`, which runs it
+    in another thread; until then images are prepared on the processor. What is returned holds until the next
+    call.
     """
 
-    def __init__(self, prepared: Preprocessing, graphs: Graphs) -> None:
-        self._seen = lru_cache(SHAPES_KNOWN)(lambda *shape: _Shape(prepared, graphs, *shape))
+    def __init__(
+        self,
+        prepared: Preprocessing,
+        graphs: Graphs,
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._on_processor, self._graphs, self._later = prepared, graphs, later
+        self._known: OrderedDict[Key, _Shape | str] = OrderedDict()  # the last is the one seen last
 
     def __call__(self, image: Array) -> torch.Tensor:
         """Return one image's input."""
@@ -42,8 +55,28 @@ class DevicePreprocessing:
 
     def many(self, images: Array) -> torch.Tensor:
         """Return the inputs (k, 3, side, side) of images (k, height, width, 3)."""
-        x: torch.Tensor = self._seen(*images.shape[:3])(images)
-        return x
+        key = images.shape[0], images.shape[1], images.shape[2]
+        known = self._known.get(key)
+        if known is None:
+            self._note(key, _SEEN)
+        else:
+            self._known.move_to_end(key)
+            if isinstance(known, _Shape):
+                return known(images)
+            if known is _SEEN:
+                self._known[key] = _BEING_MADE
+                self._later(partial(self.learn, key))
+        x = np.concatenate([self._on_processor(image) for image in images])
+        return torch.from_numpy(x).to(self._graphs.device)
+
+    def learn(self, key: Key) -> None:
+        """Make what `k` images of one height and width need."""
+        self._note(key, _Shape(self._on_processor, self._graphs, *key))
+
+    def _note(self, key: Key, what: _Shape | str) -> None:
+        self._known[key] = what
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
 
 
 class _Shape:
