@@ -79,26 +79,27 @@ class Runs:
     def room_in_ms(self, now_s: float, slowdown: float) -> float:
         """Return how long it is until the worker may be told another run; inf: not before one is over."""
         told = self.told
-        behind_ms = self._behind_ms(slowdown)
-        if len(told) >= MOST_TOLD or (told and told[-1].alone) or behind_ms >= AHEAD_MS:
+        if len(told) >= MOST_TOLD or (told and told[-1].alone):
             return math.inf
-        return max(0.0, self._running_ms(now_s, slowdown) + behind_ms - AHEAD_MS)
+        running_ms, behind_ms = self._left_ms(now_s, slowdown)
+        return max(0.0, running_ms + behind_ms - AHEAD_MS) if behind_ms < AHEAD_MS else math.inf
 
     def busy_ms(self, now_s: float, slowdown: float) -> float:
         """Return how long what has been told will still take."""
-        return self._running_ms(now_s, slowdown) + self._behind_ms(slowdown)
+        return sum(self._left_ms(now_s, slowdown))
 
-    def _running_ms(self, now_s: float, slowdown: float) -> float:
-        if not self.told:
-            return 0.0
-        first = self.told[0]
-        return max(0.0, first.takes_ms * slowdown - (now_s - first.began_s) * 1e3)
-
-    def _behind_ms(self, slowdown: float) -> float:
-        behind = (
-            run for run in islice(self.told, 1, None) if run.waiting
-        )  # else it does not begin
-        return sum(run.takes_ms for run in behind) * slowdown
+    def _left_ms(self, now_s: float, slowdown: float) -> tuple[float, float]:
+        """Return what the first and those behind it will still take; whom nobody waits for does not begin."""
+        told = self.told
+        if not told:
+            return 0.0, 0.0
+        first = told[0]
+        running_ms = first.takes_ms * slowdown - (now_s - first.began_s) * 1e3
+        behind_ms = 0.0
+        for run in islice(told, 1, None):
+            if run.waiting:
+                behind_ms += run.takes_ms
+        return (running_ms if running_ms > 0.0 else 0.0), behind_ms * slowdown
 
     def forget(self, ticket: object) -> Run | None:
         """Note that nobody waits for this ticket's answer any more; return its run if it is in one."""

@@ -156,7 +156,7 @@ class Service:
         if not self.ready and request.deadline_s < max(self.warm_again_s, now_s + 0.5):
             wait_s = max(0.0, self.warm_again_s - now_s)
             raise NotReady(f"the models are not warm; expected in {wait_s:.0f} s")
-        busy_ms = self.runs.busy_ms(now_s, self.limits.slowdown)
+        busy_ms = self.runs.busy_ms(now_s, self.limits.slowdown) if self.runs.told else 0.0
         if self.ready and not self.scheduler.first and self._has_room_for(request):
             began = time.perf_counter()
             start = self.scheduler.start(request, now_s, self.limits, busy_ms)
@@ -266,9 +266,10 @@ class Service:
             code_of(tensor.dtype),
             tensor.shape,
             keep,
-            begin_by_s=max(r.deadline_s for r in start.requests),
+            begin_by_s=request.deadline_s,
         )
         if start.joined:
+            run.begin_by_s = max(r.deadline_s for r in start.requests)
             run.top, run.tops = 0, tuple(r.top for r in start.requests)
             run.shape = (len(run.tops), *tensor.shape)
         return run
