@@ -348,7 +348,7 @@ def run(
     if findings:
         raise AssertionError("\n".join([f"{len(findings)} findings", *findings[:50]]))
     latest_s = max(one.ledger.latest_s for one in seen)
-    outcomes = sum((Counter(one.ledger.outcomes) for one in seen), Counter[str]())
+    outcomes = sum((one.ledger.outcomes for one in seen), Counter[str]())
     return [
         Row("rounds", sum(one.counts.total() for one in seen), "rounds", "more"),
         Row(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .channel import MOST_TOLD
+from .channel import MOST_TOLD, withdrawn_words
 from .zmtp import STAGING_BYTES, allocate
 
 SLOTS, SLOT_BYTES = 8, 8 << 20
@@ -40,7 +40,7 @@ class Arena:
         self.descriptor = os.memfd_create("adaphi-requests")
         os.ftruncate(self.descriptor, size)
         self._memory = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
-        self._withdrawn = self._memory[: 8 * MOST_TOLD].view(np.uint64)
+        self._withdrawn = withdrawn_words(self._memory.data)
         self._begin = self._memory.ctypes.data
         self._turn = self._short_turn = 0  # whose place is next
         self._runs = deque[bool]()  # whether each that is not over takes a place, not a short one

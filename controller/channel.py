@@ -119,6 +119,11 @@ class FrontEnd:
         return True
 
 
+def withdrawn_words(memory: memoryview) -> memoryview:
+    """Return the shared memory's first words: a withdrawn run's key stands at `key % MOST_TOLD`."""
+    return memory[: 8 * MOST_TOLD].cast("Q")
+
+
 def _message(kind: bytes, header: msgspec.Struct | None, tensor_bytes: int = 0) -> bytes:
     """Return a message up to its tensor."""
     body = b"" if header is None else pack(header)
@@ -134,7 +139,7 @@ class WorkerEnd:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self.memory = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
-        self._withdrawn = self.memory[: 8 * MOST_TOLD].cast("Q")
+        self._withdrawn = withdrawn_words(self.memory)
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:

@@ -220,16 +220,18 @@ class Scheduler:
             wait_ms += bisect(self._queue, place) * self.batches.least_ms * limits.slowdown
         self._refuse_a_miss(request, now_s, wait_ms, self._quickest_ms(admitted, limits))
         last = self._queue.pop()[-1] if full else None
-        insort(self._queue, place)
-        self._soonest_s = min(self._soonest_s, request.deadline_s)
+        self._insert(place)
         if last is None:
             return None
         return Refusal(last, Busy("a request of higher priority took the last place"))
 
     def put_back(self, request: Request) -> None:
         """Queue again one that was to begin and has not: it was admitted, and so even a full queue has it."""
-        insort(self._queue, (request.rank, request.deadline_s, next(self._order), request))
-        self._soonest_s = min(self._soonest_s, request.deadline_s)
+        self._insert((request.rank, request.deadline_s, next(self._order), request))
+
+    def _insert(self, place: Place) -> None:
+        insort(self._queue, place)
+        self._soonest_s = min(self._soonest_s, place[1])
 
     def start(self, request: Request, now_s: float, limits: Limits, busy_ms: float = 0.0) -> Start:
         """Decide on a request that finds nobody waiting and begins in `busy_ms`: `admit` and `next` in one.

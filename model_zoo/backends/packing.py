@@ -89,9 +89,8 @@ class _Packed(nn.Module):
         layers = import_timm().layers
         self.weight: torch.Tensor | None = convolution.weight  # None once it is packed
         self.bias = convolution.bias
-        self._before: list[int] | None = (
-            None  # of a copy, as torch's `pad` counts: left, right, top, bottom
-        )
+        # What a copy is padded by, as torch's `pad` counts: left, right, top, bottom.
+        self._before: list[int] | None = None
         padding = convolution.padding
         if isinstance(convolution, layers.Conv2dSame):
             same = _same_padding(convolution, shape)
@@ -136,12 +135,7 @@ class _Packed(nn.Module):
 
 
 def _same_padding(convolution: nn.Conv2d, shape: list[int]) -> list[tuple[int, int]]:
-    """Return what "same" padding adds before and after each axis: ceil(side / stride) pixels come out."""
-    found = []
-    for side, kernel, stride, dilation in zip(
-        shape[2:], convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
-    ):
-        wanted = (-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1
-        both = max(0, wanted - side)
-        found.append((both // 2, both - both // 2))
-    return found
+    """Return what "same" padding adds before and after each axis, as timm splits it."""
+    how = convolution.kernel_size, convolution.stride, convolution.dilation
+    both = map(import_timm().layers.get_same_padding, shape[2:], *how)
+    return [(added // 2, added - added // 2) for added in both]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import cast
@@ -31,7 +30,7 @@ from .cuda_graphs import Graphs, Work
 from .folding import fold_batch_norms
 from .image import ImageRunner
 from .torch_eager import agree, bytes_of, imagenet_names, load_timm, logits, timm_preprocess
-from .torch_pictures import DevicePreprocessing
+from .torch_pictures import DevicePreprocessing, Uploaded
 
 log = logging.getLogger("adaphi")
 
@@ -94,30 +93,15 @@ class CudaBackend:
         weakref.finalize(runner, self._graphs.give_back_soon).atexit = False
         return runner
 
-    def _preprocess(self, model: torch.nn.Module) -> DevicePreprocessing | _Uploaded:
+    def _preprocess(self, model: torch.nn.Module) -> DevicePreprocessing | Uploaded:
         """Return what makes a model's input of pictures, on the device where that is known."""
         try:
             prepared = Preprocessing.of_timm(import_timm().data.resolve_model_data_config(model))
         except LadderError:
-            return _Uploaded(timm_preprocess(model), self._graphs.device)
+            return Uploaded(timm_preprocess(model), self._graphs.device)
         made = DevicePreprocessing(prepared, self._graphs, self._builder.submit)
         made.learn((1, *example_image().shape[:2]))
         return made
-
-
-class _Uploaded:
-    """Preprocessing on the processor, for pictures that have to be prepared otherwise."""
-
-    def __init__(self, preprocess: Callable[[Array], Array], device: torch.device) -> None:
-        self._preprocess, self._device = preprocess, device
-
-    def __call__(self, image: Array) -> torch.Tensor:
-        """Return one image's input."""
-        return torch.from_numpy(self._preprocess(image)).to(self._device)
-
-    def many(self, images: Array) -> torch.Tensor:
-        """Return the inputs of images (k, height, width, 3)."""
-        return torch.cat([self(image) for image in images])
 
 
 class _Network:

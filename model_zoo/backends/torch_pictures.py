@@ -32,6 +32,22 @@ _POINT, _HALF = 22, 11  # bits of a weight after the point; bits of its lower ha
 _BLOCK = 256  # rows of an identity at a time: a whole one of 8192 would take 268 MB
 
 
+class Uploaded:
+    """Preprocessing on the processor, its result brought to a device."""
+
+    def __init__(self, preprocess: Callable[[Array], Array], device: torch.device) -> None:
+        self._preprocess, self._device = preprocess, device
+
+    def __call__(self, image: Array) -> torch.Tensor:
+        """Return one image's input."""
+        return self.many(image[None])
+
+    def many(self, images: Array) -> torch.Tensor:
+        """Return the inputs (k, 3, side, side) of images (k, height, width, 3)."""
+        x = np.concatenate([self._preprocess(image) for image in images])
+        return torch.from_numpy(x).to(self._device)
+
+
 class DevicePreprocessing:
     """`prepared` on a device: images (height, width, 3) uint8 in, (1, 3, side, side) float32 there out.
 
@@ -46,7 +62,8 @@ class DevicePreprocessing:
         graphs: Graphs,
         later: Callable[[Callable[[], None]], object],
     ) -> None:
-        self._on_processor, self._graphs, self._later = prepared, graphs, later
+        self._prepared, self._graphs, self._later = prepared, graphs, later
+        self._uploaded = Uploaded(prepared, graphs.device)
         self._known: OrderedDict[Key, _Shape | str] = OrderedDict()  # the last is the one seen last
 
     def __call__(self, image: Array) -> torch.Tensor:
@@ -65,13 +82,17 @@ class DevicePreprocessing:
                 return known(images)
             if known is _SEEN:
                 self._known[key] = _BEING_MADE
-                self._later(partial(self.learn, key))
-        x = np.concatenate([self._on_processor(image) for image in images])
-        return torch.from_numpy(x).to(self._graphs.device)
+                self._later(partial(self._learn_behind, key))
+        return self._uploaded.many(images)
 
     def learn(self, key: Key) -> None:
         """Make what `k` images of one height and width need."""
-        self._note(key, _Shape(self._on_processor, self._graphs, *key))
+        self._note(key, _Shape(self._prepared, self._graphs, *key))
+
+    def _learn_behind(self, key: Key) -> None:
+        shape = _Shape(self._prepared, self._graphs, *key)
+        if key in self._known:  # only the thread that asks forgets: what it holds is not to vanish
+            self._known[key] = shape
 
     def _note(self, key: Key, what: _Shape | str) -> None:
         self._known[key] = what
