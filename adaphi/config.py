@@ -213,14 +213,17 @@ def _is_loopback(host: str) -> bool:
 
 
 def taken(running: Config, wanted: Config) -> tuple[Config, list[str]]:
-    """Return `running` with what may change taken from `wanted`, and the keys that need a restart."""
+    """Return `running` with what may change taken from `wanted`, and the keys that need a restart.
+
+    Another policy can be had while running, but to have none, so that one is solved, takes a start.
+    """
     budget = msgspec.structs.replace(
         running.budget,
         deadline_ms=wanted.budget.deadline_ms,
         interval_ms=wanted.budget.interval_ms,
     )
     config = msgspec.structs.replace(
-        running, policy=wanted.policy, queue=wanted.queue, budget=budget
+        running, policy=wanted.policy or running.policy, queue=wanted.queue, budget=budget
     )
     fixed = [
         name for name in Config.__struct_fields__ if getattr(config, name) != getattr(wanted, name)

@@ -34,8 +34,6 @@ from ..errors import (
     TooLarge,
 )
 from ..model_zoo.profile import Profile
-from ..policies.choose import choose
-from ..policies.frame import Objective
 from . import flight, http, protocol, worker
 from .arena import Arena
 from .dedup import Asked, Ledger
@@ -54,6 +52,7 @@ from .protocol import (
     OkHeader,
     PolicyHeader,
 )
+from .rollout import chooser
 from .routers import Peer, Routers
 from .security import load_token
 from .sensors import PushedBudget, make_sensor
@@ -264,17 +263,16 @@ class Daemon:
     def _on_hangup(self) -> None:
         """Take what can be changed while running from a new configuration; a bad one changes nothing."""
         try:
-            wanted = self._reload()
+            config, fixed = taken(self.config, self._reload())
+            self.policies.follow(config, self.service.rollout if self.service else None)
         except AdaphiError as error:
             log.error("the configuration is not taken: %s", error)
             return
-        config, fixed = taken(self.config, wanted)
         if fixed:
             log.warning("these need a restart: %s", ", ".join(fixed))
         self.config = config
         if self.service is not None:
             self.service.take(config)
-        self.policies.follow(config, self.service.rollout if self.service else None)
         log.info("the configuration was taken")
 
     def serving(self) -> Service:
@@ -362,16 +360,7 @@ class Daemon:
 
     def _make_service(self, profile: Profile) -> Service:
         config = self.config
-        objective = Objective(config.objective.miss_cost, config.objective.switch_cost)
-        policy = choose(
-            self.policies.first(),
-            profile,
-            latency=config.latency,
-            objective=objective,
-            adapt=config.adapt,
-            watch=True,
-            memory_limit_bytes=config.worker.memory_limit_bytes,
-        )
+        policy = chooser(config, profile)(self.policies.first())
         self.profile = profile
         self.supervisor.orders = self._orders()  # a successor need not measure again
         service = Service(config, profile, policy, self.sensors, self.metrics, self.supervisor)

@@ -50,24 +50,29 @@ class PolicySource:
 
     def look(self, rollout: Rollout) -> None:
         """Offer the policy in the file, if that has changed."""
-        if self._file is not None and self._file.changed():
-            self._offer_file(self._file, rollout)
-
-    def follow(self, config: Config, rollout: Rollout | None) -> None:
-        """Offer the policy that a new configuration names, if it is another file, and watch that one."""
-        changed, self._named = config.policy != self._named, config.policy
-        if changed and (file := _watched(config.policy)) is not None:
-            self._file = file
-            if rollout is not None:
-                self._offer_file(file, rollout)
-
-    def _offer_file(self, file: WatchedFile, rollout: Rollout) -> None:
+        file = self._file
+        if file is None or not file.changed():
+            return
         try:
             rollout.offer(self._gate.load(file.path))
         except AdaphiError as error:
             log.error("the changed policy is not taken: %s", error)
         else:
             log.info("%s has changed: it decides in the shadow", file.path)
+
+    def follow(self, config: Config, rollout: Rollout | None) -> None:
+        """Offer what a new configuration names, a file or a rule, if it is another, and watch that file.
+
+        Raises `PolicyError` or `InputError` for what cannot be had, and then goes on with the one before.
+        """
+        named = config.policy
+        if named is None or named == self._named:
+            return
+        file = _watched(named)
+        if rollout is not None:
+            rollout.offer(named if file is None else self._gate.load(file.path))
+            log.info("the policy is to be %s: it decides in the shadow", named)
+        self._named, self._file = named, file
 
 
 class PolicyGate:

@@ -9,16 +9,38 @@ shadowed all the same, which shows that it decides, and is then kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+from ..config import Config
 from ..errors import PolicyError
 from ..model_zoo.profile import Profile
 from ..policies.choose import choose
 from ..policies.files import Solved
+from ..policies.frame import Objective
 from ..policies.lookup import Policy
 from ..policies.watch import WatchedTable
 from .step import Controller, Decision
 
 SHADOW_STEPS = 200
 PROBATION_STEPS = 2000
+
+Choose: TypeAlias = Callable[[str | Solved | None], Policy]
+"""Makes a policy that decides of a rule's name, of what was solved, or of nothing; raises as `choose`."""
+
+
+def chooser(config: Config, profile: Profile) -> Choose:
+    """Return `choose` for this ladder, as the configuration wants its policies."""
+    return partial(
+        choose,
+        profile=profile,
+        latency=config.latency,
+        objective=Objective(config.objective.miss_cost, config.objective.switch_cost),
+        adapt=config.adapt,
+        watch=True,
+        memory_limit_bytes=config.worker.memory_limit_bytes,
+    )
 
 
 class Rollout:
@@ -27,17 +49,13 @@ class Rollout:
     def __init__(
         self,
         controller: Controller,
-        profile: Profile,
+        choose: Choose,
         *,
-        memory_limit_bytes: float | None = None,
-        adapt: bool = False,
         shadow_steps: int = SHADOW_STEPS,
         probation_steps: int = PROBATION_STEPS,
     ) -> None:
         self._controller = controller
-        self._profile = profile
-        self._memory_limit_bytes = memory_limit_bytes
-        self._adapt = adapt
+        self._choose = choose
         self._shadow_steps = shadow_steps
         self._probation_steps = probation_steps
         self._candidate: Policy | None = None
@@ -55,18 +73,12 @@ class Rollout:
             return "shadowed"
         return "on probation" if self._before is not None else "settled"
 
-    def offer(self, policy: Solved) -> None:
-        """Let `policy` decide in the shadow from now on, in place of any other that did.
+    def offer(self, policy: str | Solved) -> None:
+        """Let `policy`, or the rule of that name, decide in the shadow from now on, in place of any other.
 
-        Raises `PolicyError`, and changes nothing, if it is for another ladder.
+        Raises `PolicyError` or `InputError`, and changes nothing, for another ladder's or what is no rule.
         """
-        candidate = choose(
-            policy,
-            self._profile,
-            adapt=self._adapt,
-            watch=True,
-            memory_limit_bytes=self._memory_limit_bytes,
-        )
+        candidate = self._choose(policy)
         self._candidate, self._active, self._steps = candidate, self._controller.active, 0
 
     def observe(self, decision: Decision, on_time: bool) -> str:

@@ -29,7 +29,7 @@ from .flight import FlightRecorder
 from .metrics import Metrics
 from .protocol import AnswerHeader, InferHeader, code_of
 from .residency import Residency
-from .rollout import Rollout
+from .rollout import Rollout, chooser
 from .runs import Run, Runs
 from .scheduler import Limits, Refusal, Request, Scheduler, Slowdown, Start
 from .sensors import Sensor
@@ -82,12 +82,7 @@ class Service:
             profile.batch_ms(),
             batch_bytes=self._max_bytes,
         )
-        self.rollout = Rollout(
-            self.scheduler.controller,
-            profile,
-            memory_limit_bytes=config.worker.memory_limit_bytes,
-            adapt=config.adapt,
-        )
+        self.rollout = Rollout(self.scheduler.controller, chooser(config, profile))
         self.monitor = BudgetMonitor(
             sensors, profile, config.worker.memory_limit_bytes, config.budget.stale_s
         )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from adaphi.config import Config, Queue, Worker, taken
-from adaphi.controller.policy_file import PolicyGate, WatchedFile, signature_path
-from adaphi.controller.rollout import Rollout
+from adaphi.controller.policy_file import PolicyGate, PolicySource, WatchedFile, signature_path
+from adaphi.controller.rollout import Rollout, chooser
 from adaphi.controller.step import Controller, Reading
 from adaphi.errors import ConfigError, PolicyError
 from adaphi.model_zoo import Latency, Profile, VariantProfile
@@ -34,7 +34,7 @@ class Loop:
     def __init__(self, profile: Profile, policy: TablePolicy, **options: int) -> None:
         self.costs = profile.costs()
         self.controller = Controller(choose(policy, profile, watch=True), self.costs)
-        self.rollout = Rollout(self.controller, profile, **options)  # type: ignore[arg-type]
+        self.rollout = Rollout(self.controller, chooser(Config(), profile), **options)
         self.news: list[str] = []
 
     def run(self, budgets: np.ndarray, slower: float = 1.0) -> None:
@@ -165,3 +165,30 @@ def test_a_new_configuration_changes_what_may_change() -> None:
     assert (config.policy, config.queue.max_requests, config.worker.threads) == ("new.npz", 7, 1)
     assert fixed == ["worker"]
     assert taken(running, running) == (running, [])
+    assert taken(config, running)[1] == ["policy"], "to solve one takes a start"
+
+
+def test_a_new_configuration_brings_its_policy_and_withdraws_the_one_before(
+    profile: Profile, tmp_path: Path
+) -> None:
+    """A rule comes as a file does; what is no longer named never takes over; what is not there, nothing."""
+
+    def named(policy: str) -> Config:
+        return msgspec.structs.replace(Config(), policy=policy)
+
+    file = str(tmp_path / "new.npz")
+    TablePolicy.solve(profile).save(file)
+    source = PolicySource(named("greedy"))
+    loop = Loop(profile, TablePolicy.solve(profile))
+    source.follow(named(file), loop.rollout)
+    loop.run(wandering(101, 1))
+    assert loop.rollout.state == "shadowed"
+    with pytest.raises(PolicyError, match=r"gone\.npz: No such file"):
+        source.follow(named(str(tmp_path / "gone.npz")), loop.rollout)
+    source.follow(named("static:0"), loop.rollout)
+    os.utime(file, (0, 0))
+    source.look(loop.rollout)
+    loop.run(wandering(202, 2))
+    assert loop.controller.policy.name == "static:0", "the file's policy was withdrawn"
+    source.follow(named("static:0"), loop.rollout)
+    assert loop.rollout.state == "on probation", "named already, and so not offered again"
