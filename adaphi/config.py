@@ -135,9 +135,11 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def load_config(path: str | Path | None = None) -> Config:
     """Return the configuration in `path`, or the defaults; raise `ConfigError` with the key's path.
 
-    Relative paths inside (`ladder`, `policy`, keys and tokens, `budget.root`, `trace:` sources) are from the
-    file's folder.
+    Relative paths inside (`ladder`, `policy`, keys and tokens, `budget.root`, `trace:` sources,
+    `recorder.folder`) are from the file's folder.
     """
+    from .policies.rules import is_rule
+
     if path is None:
         return Config()
     path = Path(path)
@@ -164,7 +166,7 @@ def load_config(path: str | Path | None = None) -> Config:
     return msgspec.structs.replace(
         config,
         ladder=str(here / ladder) if ladder.endswith((".json", ".toml")) else ladder,
-        policy=str(here / policy) if policy and policy.endswith(".npz") else policy,
+        policy=policy if policy is None or is_rule(policy) else str(here / policy),
         policy_key=beside(config.policy_key),
         zmq=msgspec.structs.replace(
             config.zmq,
@@ -175,6 +177,7 @@ def load_config(path: str | Path | None = None) -> Config:
         budget=msgspec.structs.replace(
             config.budget, sources=sources, root=str(here / config.budget.root)
         ),
+        recorder=msgspec.structs.replace(config.recorder, folder=beside(config.recorder.folder)),
     )
 
 

@@ -9,10 +9,14 @@ SECONDS = 300
 
 
 class Second(NamedTuple):
-    """One second: answers, late ones among them, switches; at its end the active φ and the budget (ms)."""
+    """One second: answers, late ones among them, requests refused as late (shed or expired), switches.
+
+    At its end the active φ and the budget (ms).
+    """
 
     answered: int
     late: int
+    refused: int
     switches: int
     active: int
     budget_ms: float | None
@@ -23,13 +27,17 @@ class History:
 
     def __init__(self) -> None:
         self.seconds: deque[Second] = deque(maxlen=SECONDS)
-        self._answered = self._late = self._switches = 0
+        self._answered = self._late = self._refused = self._switches = 0
         self._until_s: float | None = None
 
     def answer(self, count: int, late: int) -> None:
         """Count answers, and how many of them were late."""
         self._answered += count
         self._late += late
+
+    def refuse(self, count: int) -> None:
+        """Count requests that were refused because they could only be late."""
+        self._refused += count
 
     def switch(self) -> None:
         """Count a change of the active variant."""
@@ -41,19 +49,24 @@ class History:
             self._until_s = now_s + 1
         missed = min(int(now_s - self._until_s) + 1, SECONDS) if now_s >= self._until_s else 0
         for _ in range(missed):
-            counts = self._answered, self._late, self._switches
+            counts = self._answered, self._late, self._refused, self._switches
             self.seconds.append(Second(*counts, active, budget_ms))
-            self._answered = self._late = self._switches = 0
+            self._answered = self._late = self._refused = self._switches = 0
         if missed:
             self._until_s = now_s + 1 - (now_s - self._until_s) % 1
 
     def summary(self, last: int = 60) -> dict[str, float | int | None]:
-        """Return what happened in the last `last` seconds; the share of late answers is None without any."""
+        """Return what happened in the last `last` seconds; the late share is None where nobody asked.
+
+        Late is also who was refused because of it: a device that refuses everybody is not on time.
+        """
         seconds = list(self.seconds)[-last:]
-        answered, late = sum(s.answered for s in seconds), sum(s.late for s in seconds)
+        answered, refused = sum(s.answered for s in seconds), sum(s.refused for s in seconds)
+        late, asked = refused + sum(s.late for s in seconds), answered + refused
         return {
             "seconds": len(seconds),
             "answered": answered,
-            "late_share": late / answered if answered else None,
+            "refused": refused,
+            "late_share": late / asked if asked else None,
             "switches": sum(s.switches for s in seconds),
         }

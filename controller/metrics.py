@@ -173,6 +173,8 @@ class Metrics:
         )
         self._readings: dict[str, tuple[str, Gauge]] = {}
         self._counters: dict[tuple[str, int | None], Counter] = {}
+        self.refused_as_late = 0
+        """How many requests were shed or expired."""
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
@@ -253,6 +255,8 @@ class Metrics:
             counter = self._requests.labels(self.ladder, variant, outcome)
             self._counters[outcome, phi] = counter
         counter.inc(amount)
+        if outcome in ("shed", "expired"):
+            self.refused_as_late += amount
 
     def count_batch(self, phi: int, size: int) -> None:
         """Count a run that was for several requests."""

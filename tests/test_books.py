@@ -52,6 +52,16 @@ def test_the_metrics_are_settled_before_they_are_read(
     assert scraped(metrics, "adaphi_requests_total") == 2
 
 
+def test_who_is_shed_or_expires_is_late_in_the_history(kept: tuple[Books, Metrics]) -> None:
+    """One answer on time and one late; of three refusals one was for another reason."""
+    books, metrics = kept
+    metrics.count("expired", 1)
+    for code in ("shed", "busy"):
+        metrics.count_refusal(code)
+    assert all_late(books) == 3 / 4
+    assert books.history.summary()["refused"] == 2
+
+
 def all_late(books: Books) -> float:
     books.history.tick(0.0, 0, None)
     books.history.tick(1.0, 0, None)

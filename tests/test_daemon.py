@@ -485,10 +485,14 @@ def test_the_last_minutes_are_shown(served: Served, client: Client) -> None:
     before = json.loads(served.get("/status"))["minute"]["answered"]
     for _ in range(5):
         client.infer(example_image(), deadline_ms=3000)
+    with pytest.raises(Shed):
+        client.infer(example_image(), deadline_ms=1)
     time.sleep(1.3)
     state = json.loads(served.get("/status"))
+    assert state["minute"]["refused"] >= 1 and state["minute"]["late_share"] > 0
     assert state["minute"]["answered"] >= min(before, 1) + 4
-    assert set(state["history"]) == {"answered", "late", "switches", "active", "budget_ms"}
+    counted = {"answered", "late", "refused", "switches"}
+    assert set(state["history"]) == {*counted, "active", "budget_ms"}
     assert len({len(values) for values in state["history"].values()}) == 1
     command = [sys.executable, "-m", "adaphi", "status", "--url", served.url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -6,7 +6,7 @@ from adaphi.controller.history import SECONDS, History, Second
 
 
 def test_seconds_hold_what_happened_in_them() -> None:
-    """Two answers in the first second, one late with a switch in the second; the third is empty."""
+    """Two answers in the first second; in the second one late, one refused, a switch; the third is empty."""
     history = History()
     history.tick(10.0, 0, None)
     history.answer(1, 0)
@@ -15,17 +15,18 @@ def test_seconds_hold_what_happened_in_them() -> None:
     assert not history.seconds
     history.tick(11.0, 0, 40.0)
     history.answer(1, 1)
+    history.refuse(1)
     history.switch()
     history.tick(12.05, 2, 50.0)
     history.tick(13.0, 2, 50.0)
     assert list(history.seconds) == [
-        Second(2, 0, 0, 0, 40.0),
-        Second(1, 1, 1, 2, 50.0),
-        Second(0, 0, 0, 2, 50.0),
+        Second(2, 0, 0, 0, 0, 40.0),
+        Second(1, 1, 1, 1, 2, 50.0),
+        Second(0, 0, 0, 0, 2, 50.0),
     ]
     summary = history.summary()
     assert (summary["answered"], summary["switches"], summary["seconds"]) == (3, 1, 3)
-    assert summary["late_share"] == 1 / 3
+    assert (summary["refused"], summary["late_share"]) == (1, 2 / 4)
     assert history.summary(last=1)["late_share"] is None
 
 

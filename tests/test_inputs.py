@@ -87,3 +87,17 @@ def test_a_bad_configuration_names_the_key(text: str, path: str, tmp_path: Path)
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(ConfigError, match=path):
         load_config(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_path"), [("greedy", False), ("p.npz", True), ("sub/p", True)]
+)
+def test_relative_paths_are_from_the_configuration_s_folder(
+    policy: str, is_path: bool, tmp_path: Path
+) -> None:
+    """Wherever the daemon was started; a rule is no path."""
+    text = f'policy = "{policy}"\n[recorder]\nfolder = "flights"\n'
+    (tmp_path / "a.toml").write_text(text)
+    config = load_config(tmp_path / "a.toml")
+    assert config.policy == (str(tmp_path / policy) if is_path else policy)
+    assert config.recorder.folder == str(tmp_path / "flights")
