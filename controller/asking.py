@@ -278,8 +278,14 @@ class Asker:
 
 
 _MISMATCH = {
-    False: ("the daemon takes only clients with a key", "give server_key and key_file"),
-    True: ("the daemon uses no keys here", "leave out server_key, or check the address"),
+    False: (
+        "the daemon takes only clients with a key",
+        "give server_key and key_file (--server-key, --key-file)",
+    ),
+    True: (
+        "the daemon uses no keys here",
+        "leave out server_key and key_file, or check the address",
+    ),
 }
 
 

@@ -482,8 +482,15 @@ def _own(address: str) -> Iterator[None]:
         yield
         return
     path = Path(address.removeprefix("ipc://"))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {address}: {error.filename}: {error.strerror}",
+            help="choose another address in [zmq] bind",
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

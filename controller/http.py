@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hmac
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -195,6 +196,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartupError(
             f"cannot listen on http://{host}:{port}: {error.strerror}",
-            help="choose another [http] port, or 0 for any free one",
+            help="choose another [http] port, or 0 for any free one"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "choose another [http] host",
         ) from None
     return listener

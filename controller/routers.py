@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -109,7 +110,8 @@ class Routers:
 
 
 def _taken(address: str, error: OSError | zmq.ZMQError) -> StartupError:
+    taken = "is another daemon running? " if error.errno == errno.EADDRINUSE else ""
     return StartupError(
-        f"cannot listen on {address}: {error.strerror}",
-        help="is another daemon running? choose another address in [zmq] bind",
+        f"cannot listen on {address}: {error.strerror or error}",
+        help=f"{taken}choose another address in [zmq] bind",
     )

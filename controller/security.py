@@ -98,7 +98,9 @@ def load_client_keys(
     if server_key is None and key_file is None:
         return None
     if server_key is None or key_file is None:
-        raise ConfigError("a client with keys needs both server_key and key_file")
+        raise ConfigError(
+            "a client with keys needs both server_key and key_file (--server-key, --key-file)"
+        )
     if re.fullmatch(r"[!-~]{40}", str(server_key)) and not Path(server_key).exists():
         server = str(server_key).encode()
     else:
@@ -144,6 +146,8 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
         public, secret = load_certificate(path)
     except (OSError, ValueError):
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file", help=_MAKE) from None
         raise ConfigError(f"{path} is no key file", help=_MAKE) from None
     if not all(key is None or re.fullmatch(rb"[!-~]{40}", key) for key in (public, secret)):
         raise ConfigError(f"{path} holds no key of 40 characters", help=_MAKE)

@@ -23,6 +23,7 @@ from ..errors import PolicyError
 
 SCHEMA = 1
 _MAX_FILE_BYTES = 256 * 1024 * 1024
+_MAGIC = b"PK"  # a zip file, as numpy packs arrays
 
 Arrays = dict[str, NDArray[Any]]
 T = TypeVar("T")
@@ -39,6 +40,8 @@ def pack(arrays: Arrays, meta: dict[str, Any]) -> bytes:
 
 def unpack(content: bytes) -> tuple[Arrays, dict[str, Any]]:
     """Return what was packed, less schema and digest; raise `PolicyError` if it is not what it was."""
+    if not content.startswith(_MAGIC):
+        raise PolicyError("not a policy file", help="`adaphi solve` writes one")
     with whole(), np.load(io.BytesIO(content), allow_pickle=False) as file:
         arrays: Arrays = {name: file[name] for name in file.files}
         meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))

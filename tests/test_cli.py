@@ -45,6 +45,24 @@ def test_failures_are_one_line(folder: Path) -> None:
     assert "Usage" in run("simulate", "--nosuch", cwd=folder, code=2)
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("profile --rounds 1 -o gone/p.json", "cannot write gone/p.json: there is no folder gone"),
+        ("record --seconds 1 -o examples", "cannot write examples: it is a folder"),
+        ("keys -o profile.json", "profile.json/clients: Not a directory"),
+        ("push profile.json --address ipc://none", "nothing listens there"),
+        ("status --url 127.0.0.1:8757", "is no URL"),
+        ("status --url http://127.0.0.1:9", "no daemon answered at http://127.0.0.1:9: Connection"),
+        ("profile --backend fast", "use torch, onnx, openvino, cuda, own or auto"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_work(folder: Path, command: str, says: str) -> None:
+    """In one line that names the file or the address, and nothing is measured in vain."""
+    err = run(*command.split(), cwd=folder, code=1)
+    assert says in err and err.count("\n") == 1
+
+
 def commands() -> list[list[str]]:
     """Return the path of every command, sub-commands included."""
     import typer.main

@@ -27,3 +27,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away: `adaphi … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"adaphi: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import show
-from .options import Address, Backend, Json, KeyFile, Ladder, ServerKey, Threads, numbers
+from .options import Address, Backend, Json, KeyFile, Ladder, ServerKey, Threads, numbers, writable
 
 if TYPE_CHECKING:
     from ..controller.protocol import Answer
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def profile(
     ladder: Ladder = "efficientnet-lite",
     backend: Backend = "torch",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write it.")] = Path(
-        "profile.json"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where to write it.", callback=writable)
+    ] = Path("profile.json"),
     quality: Annotated[
         str | None, typer.Option(help="Quality of each variant; needed for timm: ladders.")
     ] = None,
@@ -99,6 +99,9 @@ def profile(
     typer.echo(f"written to {output}")
 
 
+_URL = "give where its metrics are, as in --url http://127.0.0.1:8757"
+
+
 def serve(
     config: Annotated[
         Path | None, typer.Option("--config", help="A TOML file; every key has a default.")
@@ -155,19 +158,32 @@ def status(
     from ..controller.security import load_token
     from ..errors import InputError
 
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{url!r} is no URL", help=_URL)
     request = Request(url.rstrip("/") + "/status")
     if token_file is not None:
         request.add_header("Authorization", f"Bearer {load_token(token_file).decode()}")
     try:
         with urlopen(request, timeout=5) as answer:
             state = json.load(answer)
-    except (OSError, ValueError, HTTPException) as error:
-        if isinstance(error, HTTPError) and error.code == 401:
+    except HTTPError as error:
+        if error.code != 401:
+            raise InputError(
+                f"{url} answers, but not as a daemon does: {error}", help=_URL
+            ) from None
+        if token_file is None:
             raise InputError(
                 f"{url} asks for its token", help="name its file: --token-file"
             ) from None
         raise InputError(
-            f"no daemon answered at {url}: {error}",
+            f"{url} does not take the token in {token_file}", help="it is another daemon's"
+        ) from None
+    except (ValueError, HTTPException):
+        raise InputError(f"{url} answers, but not as a daemon does", help=_URL) from None
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        raise InputError(
+            f"no daemon answered at {url}: {getattr(why, 'strerror', None) or why}",
             help="start one with `adaphi serve`, or name its address with --url",
         ) from None
     if as_json:
@@ -193,7 +209,7 @@ def push(
     """
     from ..controller.client import Client
     from ..controller.policy_file import signature_path
-    from ..errors import InputError
+    from ..errors import InputError, InvalidRequest
 
     try:
         content = policy.read_bytes()
@@ -202,7 +218,10 @@ def push(
     except OSError as error:
         raise InputError(f"{policy}: {error.strerror}") from None
     with Client(address, server_key=server_key, key_file=key_file) as client:
-        client.push_policy(content, signed)
+        try:
+            client.push_policy(content, signed)
+        except InvalidRequest as error:
+            raise InputError(f"{policy}: {error.message}", help=error.help) from None
     typer.echo(f"{policy}: taken, and now in the shadow")
 
 
@@ -270,7 +289,9 @@ def _infer_here(
 
 
 def record(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The budget trace to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The budget trace to write.", callback=writable)
+    ],
     frame_ms: Annotated[
         float, typer.Option(min=0.001, help="The budget of a frame on an idle device.")
     ] = 50.0,

@@ -20,6 +20,7 @@ from .options import (
     make_objective,
     numbers,
     seconds,
+    writable,
 )
 from .reporting import Report
 
@@ -36,7 +37,9 @@ Traces = Annotated[
     list[Path] | None,
     typer.Option("--trace", help="A budget trace to learn from; may be given several times."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write the policy.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to write the policy.", callback=writable)
+]
 TraceFile = Annotated[Path, typer.Option("--trace", help="The budget trace to replay.")]
 PolicyName = Annotated[
     str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,19 @@ import typer
 
 from ..errors import InputError
 from ..policies.frame import Objective
+
+
+def writable(path: Path) -> Path:
+    """Return where something is to be written; raise `InputError` before it is worked out in vain."""
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"cannot write {path}: not allowed")
+    return path
+
 
 ProfileFile: TypeAlias = Annotated[
     Path, typer.Option("--profile", help="What the ladder costs: a file of `adaphi profile`.")

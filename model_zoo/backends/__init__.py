@@ -77,7 +77,7 @@ def get_backend(name: str, *, threads: int = 1) -> Backend:
     if name not in BACKENDS:
         raise LadderError(
             f"no backend is called {name!r}",
-            help=f"use {', '.join(n for n, (*_, package) in BACKENDS.items() if package)} or auto",
+            help=f"use {', '.join(BACKENDS)} or auto",
         )
     module, kind, _ = BACKENDS[name]
     backend: Backend = getattr(import_module(f".{module}", __name__), kind)(threads=threads)
