@@ -29,7 +29,7 @@ SCRATCH_BYTES = 256 * 1024
 WINDOW_BYTES = 2 << 20
 """How much of a body may wait in the kernel, so that a client sends it in one go."""
 LENGTH = HEADER_LENGTH.lower().encode()
-ORDINARY = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
+ORDINARY = frozenset({b"content-encoding", b"transfer-encoding", b"expect"})
 """Headers with which a request goes the ordinary way."""
 
 
@@ -178,9 +178,27 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def data_received(self, data: bytes | memoryview) -> None:
         """Have bytes parsed; close the connection on a head, or on trailers, without an end."""
         self._unparsed += len(data)
-        super().data_received(data)  # type: ignore[arg-type]  # the parser takes any buffer
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(bytes(data[upgrade.args[0] :]))
+        except httptools.HttpParserError:
+            self.send_400_response("this is no HTTP request")
         if self._unparsed > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response(f"a head has at most {MAX_HEADER_BYTES} bytes")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on behind a head that offers another protocol, where the parser stops: `rest` is the body's.
+
+        A server may ignore the offer (RFC 9110, 7.8), and some clients make it unasked, Java's by default.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        if (call := self._call) is not None and call.missing:
+            piece, rest = rest[: call.missing], rest[call.missing :]
+            call.add(piece)
+        if rest and not self.transport.is_closing():
+            self.data_received(rest)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, or has too large a head, and close the connection."""
@@ -192,7 +210,10 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Begin a request, on one of the two ways."""
         self._unparsed = 0
         call = self._direct()
-        if call is None:
+        if call is None and self.parser.should_upgrade() and self._has_body():
+            # Its body would be taken for the next request.
+            self.send_400_response("no other protocol is spoken here: ask without `Upgrade`")
+        elif call is None:
             super().on_headers_complete()
         else:
             self.cycle = self._call = call  # type: ignore[assignment]
@@ -211,6 +232,10 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._unparsed = 0
         if not isinstance(self.cycle, Call):
             super().on_message_complete()
+
+    def _has_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
     # ---------------------------------------------------------------------------- the direct way
 

@@ -478,3 +478,37 @@ def test_the_token_holds_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(body, token=TOKEN)
     assert len(seen) == 2
+
+
+def test_an_offer_of_another_protocol_is_ignored() -> None:
+    """As Java's client makes it with every request: the body comes along, or later, and another request."""
+
+    async def body(server: Server, connect: Callable[[], Awaitable[Line]]) -> None:
+        line = await connect()
+        offer = request(Connection="Upgrade, HTTP2-Settings", Upgrade="h2c")
+        end = offer.index(b"\r\n\r\n") + 4
+        for cuts in ((), (end,), (9, end + 7)):
+            pieces = [offer[a:b] for a, b in pairwise((0, *cuts, len(offer)))]
+            status, said = await line.ask(*pieces)
+            assert (status, said["outputs"][0]["data"]) == (200, digest())
+        line.writer.write(offer + request())
+        for _ in range(2):
+            assert (await line.answer())[0] == 200
+
+    run(body)
+
+
+def test_the_body_behind_an_offer_is_never_taken_for_a_request() -> None:
+    """Where it cannot be read, the connection ends in words."""
+
+    async def body(server: Server, connect: Callable[[], Awaitable[Line]]) -> None:
+        inner = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+        for length in (f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked"):
+            line = await connect()
+            lines = ["POST /v2 HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: h2c", length]
+            head = "\r\n".join(lines) + "\r\n\r\n"
+            status, said = await line.ask(head.encode(), inner)
+            assert status == 400 and "Upgrade" in said["error"]
+            assert await line.answer() == (0, None)
+
+    run(body)
