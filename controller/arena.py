@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .channel import MOST_TOLD, withdrawn_words
+from .channel import MOST_TOLD, begun_word, withdrawn_words
 from .zmtp import STAGING_BYTES, allocate
 
 SLOTS, SLOT_BYTES = 8, 8 << 20
@@ -41,6 +41,7 @@ class Arena:
         os.ftruncate(self.descriptor, size)
         self._memory = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
         self._withdrawn = withdrawn_words(self._memory.data)
+        self._begun = begun_word(self._memory.data)
         self._begin = self._memory.ctypes.data
         self._turn = self._short_turn = 0  # whose place is next
         self._runs = deque[bool]()  # whether each that is not over takes a place, not a short one
@@ -94,6 +95,10 @@ class Arena:
         """Have the worker not begin the run with this key, if it has not yet."""
         # Keys count up, so of the runs that are not over no two have the same word.
         self._withdrawn[key % MOST_TOLD] = key
+
+    def has_begun(self, key: int) -> bool:
+        """Say whether the run that a worker began last has this key."""
+        return self._begun[0] == key
 
     def end_run(self) -> None:
         """Note that the run whose tensors were put first is over."""

@@ -124,6 +124,11 @@ def withdrawn_words(memory: memoryview) -> memoryview:
     return memory[: 8 * MOST_TOLD].cast("Q")
 
 
+def begun_word(memory: memoryview) -> memoryview:
+    """Return the shared memory's word behind those: the key of the run that the worker began last."""
+    return memory[8 * MOST_TOLD : 8 * MOST_TOLD + 8].cast("Q")
+
+
 def _message(kind: bytes, header: msgspec.Struct | None, tensor_bytes: int = 0) -> bytes:
     """Return a message up to its tensor."""
     body = b"" if header is None else pack(header)
@@ -140,6 +145,7 @@ class WorkerEnd:
         self._poll.register(descriptor, select.POLLIN)
         self.memory = memoryview(mmap.mmap(memory, os.fstat(memory).st_size))
         self._withdrawn = withdrawn_words(self.memory)
+        self._begun = begun_word(self.memory)
         os.close(memory)
 
     def wait(self, timeout_ms: int) -> bool:
@@ -154,6 +160,10 @@ class WorkerEnd:
     def is_withdrawn(self, key: int) -> bool:
         """Say whether nobody waits for the run with this key any more."""
         return self._withdrawn[key % MOST_TOLD] == key
+
+    def begin(self, key: int) -> None:
+        """Note, where the front can read it whatever becomes of this process, that this run begins."""
+        self._begun[0] = key
 
     def tell(self, kind: bytes, header: msgspec.Struct, tensor: NDArray[Any] | None = None) -> None:
         """Send a message."""

@@ -256,7 +256,7 @@ class Daemon:
         try:
             ticket = Ticket(infer.id, partial(self._reply, asked, infer.id))
             self.serving().submit(ticket, infer, tensor)
-        except RequestError:
+        except BaseException:
             self.ledger.end(asked)
             raise
 

@@ -67,8 +67,9 @@ class Residency:
         future = self._loads.pop(loaded.phi, None)
         if loaded.error:
             self._fail(future, NotReady(f"it could not be loaded: {loaded.error}"))
-        elif future is None:  # unloaded meanwhile: the last order holds
-            self._order(worker.EVICT, worker.Evict(loaded.phi))
+        elif future is None:
+            if loaded.phi in self.unloaded:  # meanwhile: the last order holds
+                self._order(worker.EVICT, worker.Evict(loaded.phi))
         else:
             self._put(self.unloaded - {loaded.phi})
             future.set_result(None)

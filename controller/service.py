@@ -305,9 +305,11 @@ class Service:
         self.on_kept(done.resident)
         for request, header, _ in answers:
             self._report(run, request, not header.late)
-        self._start_next()
-        if next_first:
-            _reply(answers)
+        try:
+            self._start_next()
+        finally:
+            if next_first:
+                _reply(answers)
         size = len(start.requests)
         self.books.ran(phi, size, done.inference_ms, [header for _, header, _ in answers])
         if self.flight is not None:
@@ -338,8 +340,8 @@ class Service:
         self.metrics.restarts.inc()
         self.residency.on_worker_lost()
         self.supervisor.forget_runs()
-        for number, run in enumerate(self.runs.clear()):
-            if number:  # it does one after the other
+        for run in self.runs.clear():
+            if not self.supervisor.has_begun(run.key):
                 for request in run.waiting:
                     self.scheduler.put_back(request)
             else:
@@ -411,6 +413,7 @@ class Service:
 
     def _fit_into_memory(self) -> None:
         """Have the worker evict while memory is short, before the kernel kills, and load what can return."""
+        self.shrinking.evicted -= self.residency.unloaded  # they return when they are told to
         planned = isinstance(self.scheduler.controller.policy, ResidentTable)
         wanted = self.shrinking.order(self.resident, self.limits.memory_bytes, planned=planned)
         if wanted is not None and wanted != self._ordered:

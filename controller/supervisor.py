@@ -79,6 +79,10 @@ class Supervisor:
         """Have the worker not begin a run that it was told, if it has not yet."""
         self._arena.withdraw(key)
 
+    def has_begun(self, key: int) -> bool:
+        """Say whether the worker began this run, be it gone meanwhile."""
+        return self._arena.has_begun(key)
+
     def end_run(self) -> None:
         """Note that the oldest run is over: who runs was worth its start, and so is a successor at once."""
         self._arena.end_run()
@@ -115,9 +119,24 @@ class Supervisor:
 
     async def _keep_one(self) -> None:
         while True:
-            self._channel = channel = FrontEnd(self._on_message)
-            inherited = channel.theirs, self._arena.descriptor
-            orders = msgspec.structs.replace(self.orders, channel=inherited)
+            try:
+                reason = await self._live_one_life()
+            except OSError as error:  # no descriptor, or no memory, is left for one: that may pass
+                reason = f"cannot be started: {error.strerror}"
+            self.restarts += 1
+            try:
+                self._on_loss(reason)
+            except Exception:  # a bug; but a successor there has to be
+                log.exception("the loss of a worker could not be handled")
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _live_one_life(self) -> str:
+        """Start a worker and return how it ended; raise `OSError` if none can be started."""
+        self._channel = channel = FrontEnd(self._on_message)
+        inherited = channel.theirs, self._arena.descriptor
+        orders = msgspec.structs.replace(self.orders, channel=inherited)
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -126,12 +145,13 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=inherited,
             )
-            channel.hand_over()
-            log.info("started worker %d", self._process.pid)
-            code = await self._process.wait()
-            channel.drain()
+        except OSError:
             channel.close()
-            self.restarts += 1
-            self._on_loss(f"exit code {code}" if code >= 0 else f"signal {-code}")
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            raise
+        finally:
+            channel.hand_over()
+        log.info("started worker %d", self._process.pid)
+        code = await self._process.wait()
+        channel.drain()
+        channel.close()
+        return f"exit code {code}" if code >= 0 else f"signal {-code}"

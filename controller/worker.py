@@ -274,6 +274,7 @@ def _run(front: WorkerEnd, pool: WarmPool, run: Run) -> None:
         late = "the deadline passed, or nobody waited any more, before the run could begin"
         front.tell(FAILED, Failed(run.key, Expired.code, late))
         return
+    front.begin(run.key)
     try:
         x = np.frombuffer(front.memory, run.dtype, math.prod(run.shape), run.offset)
         x = x.reshape(run.shape)

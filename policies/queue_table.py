@@ -198,7 +198,7 @@ class QueueTable(QueuePolicy):
             bisect_left(self._middles, slowdown),
             min(bisect_left(self._rates, rate_per_s), len(self._rates) - 1),
             min(waiting, self._most),
-            min(max(int(slack_ms * self._per_ms + 1e-9), 0), self._bins),
+            int(min(max(slack_ms * self._per_ms + 1e-9, 0.0), self._bins)),
             active,
         ]
         return self._decisions[place] if place != _NOTHING else (0, 1)

@@ -57,6 +57,28 @@ def test_a_variant_answers_again_once_it_is_loaded_not_before() -> None:
     assert orders.kinds == [worker.EVICT, worker.LOAD]
 
 
+def test_an_old_load_does_not_evict_what_is_in_service_again() -> None:
+    """Loaded, unloaded, loaded again in one breath: the first end answers, the second is nothing."""
+    orders = Orders()
+    residency = orders.residency
+
+    async def main() -> None:
+        first = asyncio.create_task(residency.load(1))
+        await asyncio.sleep(0)
+        residency.unload(1)
+        second = asyncio.create_task(residency.load(1))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            residency.on_loaded(worker.Loaded(1, (0, 1, 2)))
+        with pytest.raises(NotReady, match="unloaded while"):
+            await first
+        await second
+
+    asyncio.run(main())
+    assert residency.unloaded == frozenset()
+    assert orders.kinds == [worker.LOAD, worker.EVICT, worker.LOAD]
+
+
 def test_a_load_that_fails_says_why() -> None:
     """The worker's own words; its death; there being none."""
     orders = Orders()
