@@ -70,9 +70,13 @@ class Call:
 
 
 class Line(Protocol):
-    """What an `Asker` talks through; nothing here waits. With `secure` the daemon's key is known."""
+    """What an `Asker` talks through; nothing here waits. With `secure` the daemon's key is known.
+
+    `reached` says whether somebody listens at the address, daemon or not.
+    """
 
     secure: bool
+    reached: bool
 
     def send(self, frames: list[Any]) -> bool:
         """Send at once, or return False."""
@@ -230,6 +234,10 @@ class Asker:
             seen = f"the connection was lost {now_s - self._lost_s:.1f} s ago"
         elif self._connected:
             seen = "connected, but nothing comes"
+        elif call.deadline_s <= call.began_s:
+            seen = "the deadline left no time"
+        elif self._line.reached:
+            seen = "somebody listens there who says nothing as a daemon does: it hangs, or is none"
         else:
             seen = "nothing listens there"
         attempts = f"{call.attempts} attempt{'s' * (call.attempts != 1)}"

@@ -69,6 +69,7 @@ class PlainConnection:
     secure = False
 
     def __init__(self, address: str) -> None:
+        self.reached = False
         self._address = address
         self._stream: Stream | None = None
         self._connected = False
@@ -183,8 +184,10 @@ class PlainConnection:
         _, where = address_of(self._address)
         code = stream.socket.connect_ex(where)
         if code not in (0, errno.EISCONN, errno.EINPROGRESS, errno.EALREADY):
+            self.reached = False
             raise OSError(code, "cannot connect")
         self._connected = code in (0, errno.EISCONN)
+        self.reached = self.reached or self._connected
         return self._connected
 
     def _begin(self) -> None:
@@ -197,6 +200,7 @@ class PlainConnection:
             self._poll.register(plain, select.POLLIN)
             code = plain.connect_ex(where)
             if code not in (0, errno.EINPROGRESS):
+                self.reached = False
                 raise OSError(code, "cannot connect")
         except OSError:
             self._fail()
@@ -250,6 +254,7 @@ class SecureConnection:
     """libzmq's DEALER with keys, and the monitor that tells what becomes of its connection."""
 
     secure = True
+    reached = False  # libzmq does not say
 
     def __init__(self, address: str, keys: ClientKeys) -> None:
         self._address = address

@@ -3,7 +3,7 @@
 With a public key (Ed25519, PEM) only signed policies are taken: the signature of the file's bytes, 64 bytes
 of its own, lies beside the file as `policy.npz.sig` or comes with the push. To make keys and sign:
 
-    openssl genpkey -algorithm ed25519 -out policy.key && openssl pkey -in policy.key -pubout -out policy.pem
+    openssl genpkey -algorithm ed25519 -out policy.key && openssl pkey -in policy.key -pubout -out policy.pub
     openssl pkeyutl -sign -rawin -inkey policy.key -in policy.npz -out policy.npz.sig
 """
 
@@ -90,7 +90,7 @@ class PolicyGate:
             from cryptography.exceptions import InvalidSignature
 
             if signature is None:
-                raise PolicyError("the policy is not signed", help="sign it with the policy key")
+                raise PolicyError("the policy is not signed", help="how: docs/security.md")
             try:
                 self._key.verify(signature, content)
             except InvalidSignature:

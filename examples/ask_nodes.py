@@ -13,6 +13,8 @@ import numpy as np
 from adaphi import Client
 from adaphi.errors import RequestError
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 graph = np.load(sys.argv[1])
 deadlines_ms = [float(text) for text in sys.argv[2:4]] or [12.0, 60.0]
 counts: Counter[tuple[float, str]] = Counter()

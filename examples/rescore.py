@@ -42,5 +42,7 @@ def rescore(profile: str, decisions: str, miss=0.5, switch=0.01, latency="p95"):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     numbers = [float(x) for x in sys.argv[3:5]]
     print(json.dumps(rescore(sys.argv[1], sys.argv[2], *numbers, *sys.argv[5:6]), indent=2))

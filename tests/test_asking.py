@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ class World:
 
     def __init__(self, retries: int) -> None:
         self.now_s = 100.0
-        self.up, self.secure = True, False
+        self.up, self.secure, self.reached = True, False, False
         self.sent: list[
             tuple[float, Any]
         ] = []  # when, and the left_ms of a request or a hello's header
@@ -420,3 +421,17 @@ def test_a_cancelled_call_is_forgotten(fake: Callable[..., Fake]) -> None:
             return (await client.infer(picture(2), deadline_ms=20_000)).output.item()
 
     assert asyncio.run(main()) == 2 * 192
+
+
+def test_who_gets_no_answer_hears_whether_anybody_is_there() -> None:
+    """Nobody listens; somebody does, and says nothing; and there was no time to find out."""
+    picture = np.zeros((2, 2, 3), np.uint8)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        there = f"tcp://127.0.0.1:{somebody.getsockname()[1]}"
+        with Client(there) as client, pytest.raises(NoAnswer, match="somebody listens there"):
+            client.infer(picture, deadline_ms=200)
+    with Client(there) as client:
+        with pytest.raises(NoAnswer, match="nothing listens there"):
+            client.infer(picture, deadline_ms=100)
+        with pytest.raises(NoAnswer, match="left no time"):
+            client.infer(picture, deadline_ms=0)

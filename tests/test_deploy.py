@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 import subprocess
@@ -101,7 +102,7 @@ def test_the_dashboard_is_what_its_script_writes() -> None:
 
 
 def test_the_configuration_that_comes_along_names_every_section() -> None:
-    """deploy/adaphi.toml loads, says nothing but defaults apart from where it listens, and no section of the
+    """deploy/adaphi.toml loads, says nothing but defaults apart from where it listens, and no key of the
     real configuration is missing from it."""
     path = DEPLOY / "adaphi.toml"
     config, shown = load_config(path), tomllib.loads(path.read_text())
@@ -110,4 +111,6 @@ def test_the_configuration_that_comes_along_names_every_section() -> None:
         value = getattr(config, name)
         if isinstance(value, msgspec.Struct):
             assert name in shown
+        keys = value.__struct_fields__ if isinstance(value, msgspec.Struct) else [name]
+        assert all(re.search(rf"^(# )?{key} = ", path.read_text(), re.M) for key in keys)
         assert name == "zmq" or value == getattr(default, name)

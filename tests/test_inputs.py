@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,23 @@ def test_a_bad_configuration_names_the_key(text: str, path: str, tmp_path: Path)
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(ConfigError, match=path):
         load_config(tmp_path / "a.toml")
+
+
+def test_a_policy_packed_in_a_way_that_is_none_is_refused(profile: Profile) -> None:
+    """Whatever the archive says of its parts: lzma, bzip2 and others raise errors of their own."""
+    content = TablePolicy.solve(profile).to_bytes()
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    places, at = [], archive.start_dir
+    while (at := content.find(b"PK\x01\x02", at)) >= 0:
+        places.append(at + 10)
+        at += 4
+    assert len(places) == len(archive.infolist())
+    for place in places:
+        for method in (1, 12, 14, 93, 99):
+            damaged = bytearray(content)
+            damaged[place] = method
+            with pytest.raises(PolicyError):
+                TablePolicy.from_bytes(bytes(damaged))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ _URL = "give where its metrics are, as in --url http://127.0.0.1:8757"
 
 def serve(
     config: Annotated[
-        Path | None, typer.Option("--config", help="A TOML file; every key has a default.")
+        Path | None,
+        typer.Option("--config", help="A TOML file; all keys and defaults: deploy/adaphi.toml."),
     ] = None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
