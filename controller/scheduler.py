@@ -259,10 +259,7 @@ class Scheduler:
         self._soonest_s = min((place[1] for place in self._queue), default=math.inf)
 
     def next(self, now_s: float, limits: Limits) -> Start | Refusal | None:
-        """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused.
-
-        A policy that raises what no policy should costs the request that it was asked about, and no other.
-        """
+        """Take out the most urgent request, and whom it is joined by: decide, or say why it is refused."""
         if not self._queue:
             return None
         for refusal in self.expired(now_s):
@@ -271,13 +268,9 @@ class Scheduler:
         try:
             admitted = self._admitted(request, limits)
             self._refuse_a_miss(request, now_s, 0.0, self._quickest_ms(admitted, limits))
-            decision = self._decide(request, now_s, limits, admitted)
         except RequestError as error:
             return Refusal(request, error)
-        except Exception as error:
-            return Refusal(
-                request, RequestError(f"internal error: {type(error).__name__}: {error}")
-            )
+        decision = self._decide(request, now_s, limits, admitted)
         if decision.batch > 1 and self.max_batch > 1:
             return Start(request, decision, self._join_planned(request, decision))
         return Start(request, decision, self._join(request, decision, now_s, limits))

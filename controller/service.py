@@ -179,7 +179,12 @@ class Service:
             began = time.perf_counter()
             now_s = self._now()
             begins_s = now_s + self.runs.busy_ms(now_s, self.limits.slowdown) / 1e3
-            chosen = self.scheduler.next(begins_s, self.limits)
+            try:
+                chosen = self.scheduler.next(begins_s, self.limits)
+            except Exception as error:  # of a policy: it costs the request that it was asked about
+                log.exception("a request could not be decided on")
+                self.scheduler.cancel(first.ticket)
+                chosen = Refusal(first, RequestError(f"internal error: {type(error).__name__}"))
             if chosen is None:
                 return
             self.books.decided(time.perf_counter() - began)

@@ -29,9 +29,12 @@ from starlette.routing import Route
 from adaphi import AsyncClient, Client
 from adaphi.config import Zmq, load_config
 from adaphi.controller import http, protocol
+from adaphi.controller.policy_file import PolicyGate
 from adaphi.controller.routers import Routers
 from adaphi.controller.security import load_pair, load_token, make_keys
 from adaphi.errors import ConfigError, InputError, NotAllowed, StartupError
+from adaphi.model_zoo import Profile
+from adaphi.policies import TablePolicy
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,12 +276,13 @@ def test_http_asks_for_its_token() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documentation_works(tmp_path: Path) -> None:
-    """Every block of docs/security.md, in order: keys, a real daemon beyond loopback, clients, curl."""
+    """Every block of docs/security.md, in order: keys, a real daemon beyond loopback, clients, signing."""
     from PIL import Image
 
     data = pytest.importorskip("skimage.data")
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.jpg")
     shutil.copy(ROOT / "examples" / "profile.json", tmp_path / "profile.json")
+    TablePolicy.solve(Profile.load(tmp_path / "profile.json")).save(tmp_path / "policy.npz")
     port, web = str(free_port()), str(free_port())
     page = (ROOT / "docs" / "security.md").read_text()
     page = page.replace("10.0.0.5", "127.0.0.1").replace("5757", port).replace("8757", web)
@@ -308,3 +312,4 @@ def test_the_documentation_works(tmp_path: Path) -> None:
             daemon.terminate()
             assert daemon.wait(20) == 0
     assert daemon is not None and said.count("cat") >= 2 and "adaphi_ready 1.0" in said
+    PolicyGate(tmp_path / "policy.pub").load(tmp_path / "policy.npz")
