@@ -138,10 +138,10 @@ def load_config(path: str | Path | None = None) -> Config:
     Relative paths inside (`ladder`, `policy`, keys and tokens, `budget.root`, `trace:` sources,
     `recorder.folder`) are from the file's folder.
     """
-    from .policies.rules import is_rule
-
     if path is None:
         return Config()
+    from .policies.rules import is_rule
+
     path = Path(path)
     try:
         config = msgspec.convert(tomllib.loads(path.read_text()), Config)

@@ -1,10 +1,8 @@
 """Policies from outside: bytes that were pushed, or a file that changed; checked before anything is done.
 
 With a public key (Ed25519, PEM) only signed policies are taken: the signature of the file's bytes, 64 bytes
-of its own, lies beside the file as `policy.npz.sig` or comes with the push. To make keys and sign:
-
-    openssl genpkey -algorithm ed25519 -out policy.key && openssl pkey -in policy.key -pubout -out policy.pub
-    openssl pkeyutl -sign -rawin -inkey policy.key -in policy.npz -out policy.npz.sig
+of its own, lies beside the file as `policy.npz.sig` or comes with the push. How to make keys and sign:
+docs/security.md.
 """
 
 from __future__ import annotations

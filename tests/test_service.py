@@ -100,10 +100,6 @@ class Rig:
             told.append(self.ends[-1].receive())
         return told
 
-    def begin(self, key: int) -> None:
-        """Have the worker begin a run."""
-        self.ends[-1].begin(key)
-
     def done(self, key: int) -> None:
         """Have the worker finish a run."""
         done = worker.Done(key, 10.0, False, (0, 1, 2), "uint8", (3,), ())
@@ -129,10 +125,11 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+Play = Callable[[Callable[[Rig], Awaitable[None]], Policy], None]
+
+
 @pytest.fixture
-def play(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[[Callable[[Rig], Awaitable[None]], Policy], None]:
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Return what plays a scene with a rig whose first worker is warm."""
 
     def run(scene: Callable[[Rig], Awaitable[None]], policy: Policy) -> None:
@@ -152,23 +149,20 @@ def play(
     return run
 
 
-Play = Callable[[Callable[[Rig], Awaitable[None]], Policy], None]
-
-
 def test_only_what_a_lost_worker_had_begun_is_lost(play: Play) -> None:
     """It says that one run is done and dies before it begins the next: that one runs on its successor."""
 
     async def scene(rig: Rig) -> None:
         for id in (1, 2, 3):
             rig.ask(id)
-        rig.begin(1)
+        rig.ends[-1].begin(1)
         rig.done(1)
         rig.kill()
         await until(lambda: bool(rig.losses))
         assert isinstance(rig.answers[1][0], AnswerHeader) and list(rig.answers) == [1]
         await rig.warm()
         keys = [decode(worker.Run, header).key for _, header in rig.orders()]
-        rig.begin(keys[0])
+        rig.ends[-1].begin(keys[0])
         rig.kill()
         await until(lambda: len(rig.losses) == 2)
         assert isinstance(rig.answers[2][0], WorkerLost) and 3 not in rig.answers
@@ -180,7 +174,7 @@ def test_a_run_that_had_begun_is_answered_once_with_worker_lost(play: Play) -> N
     async def scene(rig: Rig) -> None:
         rig.ask(1)
         ((_, header),) = rig.orders()
-        rig.begin(decode(worker.Run, header).key)
+        rig.ends[-1].begin(decode(worker.Run, header).key)
         rig.kill()
         await until(lambda: bool(rig.losses))
         assert [type(what) for what in rig.answers[1]] == [WorkerLost]

@@ -99,9 +99,6 @@ def profile(
     typer.echo(f"written to {output}")
 
 
-_URL = "give where its metrics are, as in --url http://127.0.0.1:8757"
-
-
 def serve(
     config: Annotated[
         Path | None,
@@ -129,6 +126,9 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     asyncio.run(Daemon(load_config(config), lambda: load_config(config)).serve())
+
+
+_URL = "give where its metrics are, as in --url http://127.0.0.1:8757"
 
 
 def status(

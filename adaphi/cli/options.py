@@ -14,19 +14,6 @@ import typer
 from ..errors import InputError
 from ..policies.frame import Objective
 
-
-def writable(path: Path) -> Path:
-    """Return where something is to be written; raise `InputError` before it is worked out in vain."""
-    folder = path.parent
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {folder}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise InputError(f"cannot write {path}: not allowed")
-    return path
-
-
 ProfileFile: TypeAlias = Annotated[
     Path, typer.Option("--profile", help="What the ladder costs: a file of `adaphi profile`.")
 ]
@@ -146,3 +133,15 @@ def numbers(text: str | None, option: str) -> Sequence[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text!r}: expected numbers with commas between") from None
+
+
+def writable(path: Path) -> Path:
+    """Return where something is to be written; raise `InputError` before it is worked out in vain."""
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"cannot write {path}: not allowed")
+    return path
