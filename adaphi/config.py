@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from .errors import ConfigError
+from .model_zoo.profile import LatencyName
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -121,7 +122,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ladder: str = "efficientnet-lite"
     policy: str | None = None
     policy_key: str | None = None
-    latency: str = "p95"
+    latency: LatencyName = "p95"
     adapt: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
     zmq: Zmq = msgspec.field(default_factory=Zmq)
@@ -186,8 +187,12 @@ def check_addresses(config: Config) -> None:
     guarded = config.zmq.key_file is not None and config.zmq.client_keys is not None
     for number, address in enumerate(config.zmq.bind):
         where = f"at `$.zmq.bind[{number}]`"
-        if not re.fullmatch(r"ipc://.+|tcp://.+:(\d+|\*)", address):
-            raise ConfigError(f"{address!r} is neither ipc://PATH nor tcp://HOST:PORT - {where}")
+        tcp = re.fullmatch(r"tcp://.+:(\d+)", address)
+        if not (0 < int(tcp[1]) < 65536 if tcp else re.fullmatch("ipc://.+", address)):
+            raise ConfigError(
+                f"{address!r} is neither ipc://PATH nor tcp://HOST:PORT with a port "
+                f"from 1 to 65535 - {where}"
+            )
         if not is_local(address) and not guarded:
             raise ConfigError(
                 f"{address!r} can be reached by others, and only known keys may ask - {where}",

@@ -38,6 +38,9 @@ DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in (
         "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
         "int8",
         "int16",
         "int32",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -31,7 +31,9 @@ from .variants import Ladder, Variant, fingerprint
 Floats = NDArray[np.float64]
 Described: TypeAlias = tuple[np.dtype[Any], tuple[int, ...]]
 """An array's dtype and shape."""
-LATENCY_NAMES = ("mean", "p50", "p95", "p99")
+LatencyName: TypeAlias = Literal["mean", "p50", "p95", "p99"]
+"""A figure of latency to plan with."""
+LATENCY_NAMES = get_args(LatencyName)
 _ROUNDING = 1e-13  # relative: above a few units in the last place, below any edge's tolerance
 
 

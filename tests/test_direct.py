@@ -463,6 +463,26 @@ def test_a_fault_of_ours_is_one_requests_only() -> None:
     run(body)
 
 
+def test_what_fails_once_it_is_queued_is_answered_once() -> None:
+    """An exception behind the queue: 500 at once, and the answer that still comes goes to nobody."""
+
+    async def body(server: Server, connect: Any) -> None:
+        line, desk = await connect(), server.desk
+        desk.slow, submit = True, desk.submit
+
+        def fails(*given: Any) -> None:
+            submit(*given)
+            raise ZeroDivisionError
+
+        desk.submit = fails
+        assert await line.ask(request()) == (500, {"error": "internal error: ZeroDivisionError"})
+        desk.slow, desk.submit = False, submit
+        desk.answer(-1, NotReady("nobody hears this"))
+        assert output(await line.ask(request())) == digest()
+
+    run(body)
+
+
 def test_the_token_holds_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it 401; as clients usually write it directly, however else it may be written the other way."""
     seen = ordinary_ways(monkeypatch)

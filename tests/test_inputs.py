@@ -82,6 +82,10 @@ def test_a_policy_for_another_ladder_is_refused(profile: Profile) -> None:
         ("[http]\nport = 'x'", r"\$\.http\.port"),
         ("[http]\nhost = '0.0.0.0'", r"\$\.http\.host"),
         ("[zmq]\nbind = ['tcp://*:1']", r"\$\.zmq\.bind\[0\]"),
+        ("[zmq]\nbind = ['ipc://a', 'tcp://127.0.0.1:0']", r"\$\.zmq\.bind\[1\]"),
+        ("[zmq]\nbind = ['tcp://127.0.0.1:*']", r"\$\.zmq\.bind\[0\]"),
+        ("[zmq]\nbind = ['tcp://127.0.0.1:65536']", r"\$\.zmq\.bind\[0\]"),
+        ("latency = 'p42'", r"p42.*\$\.latency"),
     ],
 )
 def test_a_bad_configuration_names_the_key(text: str, path: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaphi.controller import oip
-from adaphi.controller.protocol import AnswerHeader
+from adaphi.controller.protocol import AnswerHeader, InferHeader, tensor_of
 from adaphi.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 from adaphi.model_zoo.profile import describe, read_description
 
@@ -38,6 +38,16 @@ def test_an_image_is_the_same_in_every_form(height: int, width: int, draw: Any, 
     asked = oip.read(text + (b"" if form else image.tobytes()), None if form else str(len(text)))
     np.testing.assert_array_equal(asked.tensor, image)
     assert asked.tensor.dtype == np.uint8 and asked.id == "é"
+
+
+@pytest.mark.parametrize("dtype", sorted(oip.DATATYPES.values()))
+def test_what_one_interface_carries_the_other_carries(dtype: str) -> None:
+    """Every type of number that can be asked with, or answered, over HTTP can be over ZeroMQ."""
+    sent = np.arange(6).reshape(2, 3).astype(dtype)
+    header = InferHeader(id=1, dtype=dtype, shape=sent.shape)
+    heard = tensor_of(header, [sent.tobytes()])
+    np.testing.assert_array_equal(heard, sent)
+    assert heard.dtype == sent.dtype
 
 
 @pytest.mark.parametrize(
