@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..model_zoo.profile import Profile
 from .scheduler import Limits
 from .sensors import CpuSensor, Sample, Sensor
+
+log = logging.getLogger("adaphi")
 
 MEMORY_RESERVE_BYTES = 64 << 20
 """Available memory below which only φ = 0 is admitted."""
@@ -46,7 +49,7 @@ class BudgetMonitor:
             self._asked_s[name] = now_s
             if isinstance(sensor, CpuSensor):
                 sensor.own_tasks = own_tasks
-            sample = sensor.read(now_s)
+            sample = self._read(sensor, now_s)
             self.up[name] = sample is not None
             if sample is not None:
                 self.samples[name], self.read_s[name] = sample, now_s
@@ -55,6 +58,15 @@ class BudgetMonitor:
             for name, read_s in self.read_s.items()
             if not self.up[name] and now_s - read_s > self.stale_s
         )
+
+    def _read(self, sensor: Sensor, now_s: float) -> Sample | None:
+        """Return what a sensor says; one that raises has a bug, and counts as down: nobody else has to."""
+        try:
+            return sensor.read(now_s)
+        except Exception:
+            if self.up.get(sensor.name, True):  # once, not at each reading
+                log.exception("the budget source %r failed", sensor.name)
+            return None
 
     def limits(self, resident: frozenset[int]) -> Limits:
         """Return what the sensors say may be spent; `resident` variants need no further memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from adaphi.controller.sensors import (
     Cgroup,
     CpuSensor,
     MemorySensor,
+    PushedBudget,
     RaplSensor,
     Sample,
     ThermalSensor,
@@ -275,6 +277,29 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(
     never.update(0.0)
     never.update(9.0)
     assert never.limits(resident).max_phi is None and never.up == {source: False}
+
+
+def test_a_sensor_that_raises_is_down_and_said_once(
+    sized: Profile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in one source costs neither the others nor the daemon; the safe side holds meanwhile."""
+    pushed = PushedBudget()
+    monitor = BudgetMonitor([pushed, PushedBudget()], sized, stale_s=2)
+    faulty = monitor.sensors[1]
+    faulty.name = "faulty"
+    pushed.push(0.0, 40.0, None, 60.0)
+    monitor.update(0.0)
+
+    def raises(now_s: float) -> None:
+        raise ZeroDivisionError("a bug")
+
+    cast(Any, faulty).read = raises
+    for now_s in (1.0, 2.0, 4.0):
+        monitor.update(now_s)
+    assert monitor.up == {"pushed": True, "faulty": False}
+    limits = monitor.limits(frozenset({0}))
+    assert limits.max_phi == 0 and limits.budget_ms == 40.0
+    assert caplog.text.count("Error: a bug") == caplog.text.count("'faulty'") == 1
 
 
 def test_a_slow_source_is_not_asked_at_every_reading(tmp_path: Path, sized: Profile) -> None:
