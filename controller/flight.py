@@ -3,7 +3,8 @@
 A recording is a folder of segments `flight-000001.rec`, …: one line of JSON (`Header`), then records of the
 fixed form `RECORD`, little-endian. Records are gathered and appended twice a second, so a process killed at
 any moment loses the last half second; a record torn at the end of a segment is passed over when read. A full
-segment is followed by a new one, and the oldest go, so that a folder never takes more than its limit.
+segment is followed by a new one, as is one of another policy, and the oldest go, so that a folder never
+takes more than its limit.
 
 Where the disk is full or the folder gone, the daemon goes on: what could not be written is counted, and half
 a minute later it is tried again.
@@ -18,6 +19,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -30,7 +32,7 @@ log = logging.getLogger("adaphi")
 
 SCHEMA = 1
 READING, DECISION = 0, 1
-OUTCOMES = ("ok", "late", "error", "shed", "expired", "refused")
+OUTCOMES = ("ok", "late", "error", "shed", "expired", "refused", "busy")
 RECORD = np.dtype(
     [
         ("time_s", "<f8"),  # seconds since 1970
@@ -52,6 +54,7 @@ RECORD = np.dtype(
 _PACK = struct.Struct("<dBBbbIffffffdd")
 _LARGEST = float(np.finfo(np.float32).max)
 _SEGMENTS = 8  # of a full recording
+_MOST_SEGMENTS = 1000  # of one that was begun again and again
 _FLUSH_S = 0.5
 _RETRY_S = 30.0
 
@@ -71,7 +74,8 @@ class Header(msgspec.Struct, kw_only=True):
 class FlightRecorder:
     """Writes a recording; never raises once it is made, and never blocks on more than one append.
 
-    `lost` counts records that could not be written. Raises `InputError` if `folder` cannot be made.
+    `lost` counts records that could not be written. Records bear the time of `clock`, which may be set; when
+    to write goes by `timer`, which only goes on. Raises `InputError` if `folder` cannot be made.
     """
 
     def __init__(
@@ -81,19 +85,18 @@ class FlightRecorder:
         *,
         limit_bytes: int = 64_000_000,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = Path(folder)
         self.lost = 0
-        self._header = msgspec.json.encode(header) + b"\n"
-        self._segment_bytes = max(limit_bytes // _SEGMENTS, len(self._header) + RECORD.itemsize)
-        room_bytes = self._segment_bytes - len(self._header)
-        self._largest_bytes = room_bytes - room_bytes % RECORD.itemsize  # of one append
-        self._clock = clock
+        self._limit_bytes = limit_bytes
+        self._clock, self._timer = clock, timer
         self._waiting = bytearray()
-        self._flushed_s = clock()
+        self._flushed_s = timer()
         self._retry_s = -math.inf
         self._file: int | None = None
         self._room = 0
+        self._describe(header)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,14 +130,21 @@ class FlightRecorder:
             OUTCOMES.index(outcome),
             previous,
             phi,
-            sum(1 << p for p in resident),
+            sum(1 << p for p in resident if p < 32),
             *map(_single, singles),
             *(math.nan if x is None else x for x in (memory_bytes, energy_j)),
         )
 
+    def follow(self, policy: str) -> None:
+        """Go on in a new segment: from now on it is `policy` that decides."""
+        if policy != self._about.policy:
+            self.flush(force=True)
+            self._end_segment()
+            self._describe(msgspec.structs.replace(self._about, policy=policy))
+
     def flush(self, *, force: bool = False) -> None:
         """Write what is waiting, if half a second has passed since the last time or `force` is set."""
-        now_s = self._clock()
+        now_s = self._timer()
         if not self._waiting or (now_s - self._flushed_s < _FLUSH_S and not force):
             return
         self._flushed_s = now_s
@@ -155,9 +165,15 @@ class FlightRecorder:
     def close(self) -> None:
         """Write what is waiting and end the recording."""
         self.flush(force=True)
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._end_segment()
+
+    def _describe(self, header: Header) -> None:
+        """Write this header above the segments that follow."""
+        self._about, self._header = header, msgspec.json.encode(header) + b"\n"
+        least_bytes = len(self._header) + RECORD.itemsize
+        self._segment_bytes = max(self._limit_bytes // _SEGMENTS, least_bytes)
+        room_bytes = self._segment_bytes - len(self._header)
+        self._largest_bytes = room_bytes - room_bytes % RECORD.itemsize  # of one append
 
     def _append(self, records: bytearray) -> None:
         if self._file is None or self._room < len(records):
@@ -167,12 +183,9 @@ class FlightRecorder:
         self._room -= len(records)
 
     def _next_segment(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._end_segment()
         old = segments(self.folder)
-        for path in old[: max(0, len(old) - _SEGMENTS + 1)]:
-            path.unlink(missing_ok=True)
+        self._make_room(old)
         number = int(old[-1].stem.removeprefix("flight-")) + 1 if old else 1
         path = self.folder / f"flight-{number:06d}.rec"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -183,10 +196,23 @@ class FlightRecorder:
             raise
         self._room = self._segment_bytes - len(self._header)
 
-    def _give_up(self, error: OSError) -> None:
+    def _make_room(self, old: list[Path]) -> None:
+        """Remove the oldest segments until another has room below the limit."""
+        sizes = [path.stat().st_size for path in old]
+        left_bytes, left = sum(sizes), len(old)
+        for path, size in zip(old, sizes, strict=True):
+            if left_bytes + self._segment_bytes <= self._limit_bytes and left < _MOST_SEGMENTS:
+                return
+            path.unlink(missing_ok=True)
+            left_bytes, left = left_bytes - size, left - 1
+
+    def _end_segment(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        self._end_segment()
         log.warning("the flight recorder stops for %.0f s: %s", _RETRY_S, error.strerror)
 
 
@@ -213,7 +239,8 @@ def segments(folder: Path) -> list[Path]:
 def read_recording(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
     """Return the newest header and all records (N,) of `RECORD` that belong to its ladder, oldest first.
 
-    Raises `InputError` where there is no recording, or a segment is not one.
+    The header's `policy` names all that decided, one after the other. What the daemon writes or removes
+    meanwhile is passed over. Raises `InputError` where there is no recording, or a segment is not one.
     """
     paths = segments(Path(folder))
     if not paths:
@@ -222,17 +249,21 @@ def read_recording(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
     if not read:
         raise InputError(f"{folder}: no segment of the recording is whole")
     newest = read[-1][0]
-    alike = [r for header, r in read if header.ladder_fingerprint == newest.ladder_fingerprint]
-    return newest, np.concatenate(alike)
+    alike = [each for each in read if each[0].ladder_fingerprint == newest.ladder_fingerprint]
+    policies = [policy for policy, _ in groupby(header.policy for header, _ in alike)]
+    header = msgspec.structs.replace(newest, policy=", then ".join(policies))
+    return header, np.concatenate([records for _, records in alike])
 
 
 def _read_segment(path: Path) -> tuple[Header, NDArray[np.void]] | None:
-    """Return a segment's header and records, None where not even the header was written to its end."""
+    """Return a segment's header and records, None where it is gone or has no whole header."""
     try:
         line, end, body = path.read_bytes().partition(b"\n")
         if not end:
             return None
         header = msgspec.json.decode(line, type=Header)
+    except FileNotFoundError:  # the oldest go
+        return None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:

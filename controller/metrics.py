@@ -207,7 +207,7 @@ class Metrics:
         """Have `settle` called whenever the metrics are about to be read."""
         self._first.then = settle
 
-    def start(self, profile: Profile, policy: str) -> None:
+    def start(self, profile: Profile) -> None:
         """Create what depends on the ladder, now that its profile is known."""
         registry, buckets = self.registry, latency_buckets(profile)
         self._profile = profile
@@ -234,8 +234,6 @@ class Metrics:
         for variant in profile.variants:
             self._memory.labels(variant.name).set(variant.memory_bytes or math.nan)
         self._begin_at_zero([variant.name for variant in profile.variants])
-        self.show_certificate("")
-        self.show_policy(policy)
 
     def _begin_at_zero(self, names: list[str]) -> None:
         """Show what never happened as 0: without its series a share of all would be no number at all."""

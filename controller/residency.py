@@ -23,22 +23,27 @@ class Residency:
     """Which of `names` (M,) are unloaded, and the loads that somebody waits for.
 
     `send` gives the worker an order and returns False if there is none; `changed` is called with every
-    change of `unloaded`; `planned` says that the policy plans the resident set.
+    change of `unloaded`.
     """
 
     def __init__(
         self,
         names: list[str],
-        planned: bool,
         send: Callable[[bytes, msgspec.Struct], bool],
         changed: Callable[[], None],
     ) -> None:
         self.unloaded: frozenset[int] = frozenset()
         self._names = names
-        self._planned = planned
+        self._planned = False
         self._send = send
         self._changed = changed
         self._loads: dict[int, asyncio.Future[None]] = {}
+
+    def follow(self, planned: bool) -> None:
+        """Note whether the policy plans the resident set; if so, nothing stays unloaded by order."""
+        self._planned = planned
+        if planned and self.unloaded:
+            self._put(frozenset())
 
     async def load(self, phi: int) -> None:
         """Return when `phi` is resident and in service; raise the `RequestError` that says why it is not."""

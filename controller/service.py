@@ -97,21 +97,29 @@ class Service:
         self.warm_again_s = 0.0  # when a lost worker's successor can be expected to be warm
         self.flight: FlightRecorder | None = None
         self.residency = Residency(
-            [v.name for v in profile.variants],
-            isinstance(policy, ResidentTable),
-            supervisor.send,
-            self._update_limits,
+            [v.name for v in profile.variants], supervisor.send, self._update_limits
         )
         self.books = Books(profile, metrics)
         self._loop = asyncio.get_running_loop()
         self._wakes: asyncio.TimerHandle | None = None
         self._now = time.monotonic  # as the loop, without its detour
-        horizon_s = policy.plan.horizon_s if isinstance(policy, BatteryTable) else 0.0
-        self._battery_until_s = self._now() + horizon_s
-        metrics.start(profile, policy.name)
+        self._battery: BatteryTable | None = None  # the last policy that made one last
+        self._battery_until_s = 0.0
+        metrics.start(profile)
+        self._begin(policy)
         metrics.queue_depth.set_function(lambda: len(self.scheduler))
         metrics.in_flight.set_function(lambda: self.runs.unanswered)
         metrics.show_active(0)
+
+    def _begin(self, policy: Policy) -> None:
+        """Show that it is `policy` that decides from now on, and let it have what it plans with."""
+        self.metrics.show_policy(policy.name)
+        self.metrics.show_certificate(self.scheduler.controller.certificate)
+        self.residency.follow(isinstance(policy, ResidentTable))
+        if isinstance(policy, BatteryTable) and policy is not self._battery:
+            self._battery, self._battery_until_s = policy, self._now() + policy.plan.horizon_s
+        if self.flight is not None:
+            self.flight.follow(policy.name)
 
     def take(self, config: Config) -> None:
         """Use a configuration that differs from the present one in what may change while running."""
@@ -449,10 +457,12 @@ class Service:
         decision, controller = run.start.decision, self.scheduler.controller
         if request is not run.start.request:
             return
+        before = controller.policy
         if news := self.rollout.observe(decision, on_time):
             log.warning("the new policy %s", news)
             self.metrics.count_rollout(news.partition(" after ")[0].replace(" ", "_"))
-            self.metrics.show_policy(controller.policy.name)
+        if controller.policy is not before:
+            self._begin(controller.policy)
         was, now = controller.certificate, controller.report(on_time)
         if now != was:
             log.warning("certificate %s", now)

@@ -27,7 +27,7 @@ from ..policies.frame import Objective
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from .compare import Comparison, compare
-from .importing import import_flight, read_decisions, slowdowns, switched
+from .importing import read_decisions, slowdowns, switched, to_requests
 from .replay import Replay, score
 from .scoring import Figures, figures
 
@@ -91,7 +91,7 @@ def compare_flight(
         )
     stall_ms, switches = recorded_stalls(header, rows, np.array(profile.stall_ms))
     real = _as_recorded(profile, header, stall_ms)
-    trace = import_flight(folder)
+    trace = to_requests(header, rows, Path(folder).name)
     first = 0 if train else len(trace) // 2
     beside_ms = time_beside(rows[:first] if first else rows)
     left_ms = trace.budget_ms - beside_ms / slowdowns(header, rows)

@@ -56,7 +56,11 @@ def import_flight(folder: str | Path) -> Trace:
     requests, on which no policy decided, are left out. Further columns: `phi` that answered, `late` (0 or 1).
     Raises `InputError` or `TraceError`.
     """
-    header, rows = read_decisions(folder)
+    return to_requests(*read_decisions(folder), Path(folder).name)
+
+
+def to_requests(header: Header, rows: NDArray[np.void], name: str) -> Trace:
+    """Return the trace that `import_flight` makes of these decisions."""
     return Trace(
         rows["time_s"] - rows["time_s"][0],
         np.maximum(rows["slack_ms"], 0.0) / slowdowns(header, rows),
@@ -65,19 +69,30 @@ def import_flight(folder: str | Path) -> Trace:
             "phi": rows["phi"].astype(np.float64),
             "late": (rows["outcome"] != OUTCOMES.index("ok")).astype(np.float64),
         },
-        name=Path(folder).name,
+        name=name,
     )
 
 
 def read_decisions(folder: str | Path) -> tuple[Header, NDArray[np.void]]:
     """Return a recording's header, and the records of requests on which a policy decided, at least two.
 
-    Raises `InputError` or `TraceError`.
+    Damaged records are left out. Time goes on where the device's clock was set back. Raises `InputError` or
+    `TraceError`.
     """
     header, records = read_recording(folder)
-    decided = (records["kind"] == DECISION) & (records["phi"] >= 0)
-    rows = records[decided & np.isfinite(records["reading_ms"])]
-    rows = rows[np.append(np.diff(rows["time_s"]) > 0, True)] if len(rows) else rows
+    count = len(header.variants)
+    rows = records[
+        (records["kind"] == DECISION)
+        & (records["phi"] >= 0)
+        & (np.maximum(records["phi"], records["previous"]) < count)
+        & np.isfinite(records["time_s"] + records["reading_ms"] + records["slack_ms"])
+        & ~(records["inference_ms"] <= 0)  # NaN: it never ended
+        & (records["slowdown"] > 0)
+    ]
+    if len(rows):
+        steps = np.maximum(np.diff(rows["time_s"]), 0.0)
+        rows["time_s"][1:] = rows["time_s"][0] + np.cumsum(steps)
+        rows = rows[np.append(steps > 0, True)]
     if len(rows) < 2:
         raise TraceError(f"{folder}: {len(rows)} decisions on a budget; a trace needs two")
     return header, rows

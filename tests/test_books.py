@@ -25,7 +25,7 @@ def answer(phi: int, *, late: bool) -> AnswerHeader:
 @pytest.fixture
 def kept(profile: Profile) -> tuple[Books, Metrics]:
     metrics = Metrics("ladder", "0")
-    metrics.start(profile, "greedy")
+    metrics.start(profile)
     books = Books(profile, metrics)
     books.decided(1e-5)
     books.ran(1, 2, 20.0, [answer(1, late=False), answer(1, late=True)])

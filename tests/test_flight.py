@@ -17,6 +17,7 @@ from adaphi.controller.flight import RECORD, FlightRecorder, Header, read_record
 from adaphi.errors import InputError, TraceError
 from adaphi.model_zoo import Profile
 from adaphi.sim import Trace, replay
+from adaphi.sim.counterfactual import compare_flight
 from adaphi.sim.importing import import_flight
 
 
@@ -46,7 +47,7 @@ def decide(recorder: FlightRecorder, clock: Clock, reading_ms: float, phi: int =
 def test_what_is_added_is_read_back(profile: Profile, tmp_path: Path) -> None:
     """Every field of every record, unknown ones as NaN, in order."""
     clock = Clock()
-    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
     recorder.add(flight.READING, slowdown=1.5, budget_ms=40.0, resident=frozenset({0, 2}))
     recorder.add(
         flight.DECISION, outcome="late", previous=1, phi=2, reading_ms=30.0, slack_ms=29.0,
@@ -77,7 +78,9 @@ def test_no_number_is_too_large_to_be_recorded(profile: Profile, tmp_path: Path)
 def test_a_recording_never_takes_more_than_its_limit(profile: Profile, tmp_path: Path) -> None:
     """Ten times the limit is written: what is there is the newest part, in order, within the limit."""
     clock, limit_bytes = Clock(), 40_000
-    recorder = FlightRecorder(tmp_path, header(profile), limit_bytes=limit_bytes, clock=clock)
+    recorder = FlightRecorder(
+        tmp_path, header(profile), limit_bytes=limit_bytes, clock=clock, timer=clock
+    )
     most = 0
     for number in range(10 * limit_bytes // RECORD.itemsize):
         decide(recorder, clock, float(number))
@@ -93,10 +96,104 @@ def test_a_recording_never_takes_more_than_its_limit(profile: Profile, tmp_path:
     assert numbers[-1] == 10 * limit_bytes // RECORD.itemsize - 1
 
 
+def test_short_lives_push_nothing_out_that_has_room(profile: Profile, tmp_path: Path) -> None:
+    """However often a recorder begins anew, the oldest go for room alone; a lower limit holds at once."""
+    clock = Clock()
+
+    def live(number: int, limit_bytes: int) -> None:
+        recorder = FlightRecorder(
+            tmp_path, header(profile), limit_bytes=limit_bytes, clock=clock, timer=clock
+        )
+        for _ in range(number):
+            decide(recorder, clock, 1.0)
+        recorder.close()
+
+    for number in (500, *[5] * 20):
+        live(number, 1_000_000)
+    assert len(read_recording(tmp_path)[1]) == 600
+    live(5, 20_000)
+    assert sum(path.stat().st_size for path in segments(tmp_path)) <= 20_000
+    assert len(read_recording(tmp_path)[1]) == 5 * 21
+
+
+def test_a_clock_that_is_set_back_stops_nothing(profile: Profile, tmp_path: Path) -> None:
+    """It is written on as often as before, and read as a trace whose time goes on."""
+    clock, timer = Clock(), Clock()
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=timer)
+    for step_s in [0.0] * 5 + [-3600.0] + [0.0] * 4:
+        clock.now_s += step_s
+        decide(recorder, clock, 30.0)
+        timer.now_s += 1.0
+        recorder.flush()
+    assert len(read_recording(tmp_path)[1]) == 10
+    np.testing.assert_allclose(np.diff(import_flight(tmp_path).time_s), 0.01, atol=1e-6)
+
+
+def test_another_policy_is_named_where_it_begins(profile: Profile, tmp_path: Path) -> None:
+    """Its records are in segments of their own; the recording as a whole names both in their order."""
+    clock = Clock()
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
+    for policy in ("greedy", "greedy", "table"):
+        recorder.follow(policy)
+        decide(recorder, clock, 30.0)
+    recorder.close()
+    assert [len(path.read_bytes().splitlines()[0]) > 0 for path in segments(tmp_path)] == [True] * 2
+    read, records = read_recording(tmp_path)
+    assert read.policy == "greedy, then table" and len(records) == 3
+
+
+def test_a_folder_is_read_while_it_is_written(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment that goes between two looks is passed over."""
+    recorder = FlightRecorder(tmp_path, header(profile))
+    recorder.add(flight.READING)
+    recorder.close()
+    seen = [tmp_path / "flight-000000.rec", *segments(tmp_path)]
+    monkeypatch.setattr(flight, "segments", lambda folder: seen)
+    assert len(read_recording(tmp_path)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"phi": 9}, {"previous": 9}, {"slack_ms": np.nan}, {"inference_ms": 0.0},
+     {"inference_ms": -1.0}, {"slowdown": 0.0}, {"slowdown": np.nan}, {"time_s": np.inf}],
+)  # fmt: skip
+def test_a_damaged_record_costs_only_itself(
+    damage: dict[str, float], profile: Profile, tmp_path: Path
+) -> None:
+    """One flipped byte on a worn card: the others are read, and compared."""
+    clock = Clock()
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
+    for number in range(40):
+        decide(recorder, clock, 30.0 + number % 7)
+    recorder.close()
+    (path,) = segments(tmp_path)
+    begin = path.read_bytes().index(b"\n") + 1
+    records = np.memmap(path, RECORD, "r+", begin)
+    for name, value in damage.items():
+        records[20][name] = value
+    records.flush()
+    assert len(import_flight(tmp_path)) == 39
+    assert compare_flight(tmp_path, profile, []).comparison.tables
+
+
+def test_more_variants_than_a_record_has_bits_are_recorded(
+    profile: Profile, tmp_path: Path
+) -> None:
+    """Which of the first 32 are resident is kept."""
+    recorder = FlightRecorder(tmp_path, header(profile))
+    recorder.add(flight.READING, resident=frozenset(range(40)))
+    recorder.close()
+    assert read_recording(tmp_path)[1]["resident"] == [2**32 - 1]
+
+
 def test_a_burst_beyond_a_segment_is_cut(profile: Profile, tmp_path: Path) -> None:
     """More than a segment holds in one append: the newest are kept, the rest are counted."""
     clock = Clock()
-    recorder = FlightRecorder(tmp_path, header(profile), limit_bytes=20_000, clock=clock)
+    recorder = FlightRecorder(
+        tmp_path, header(profile), limit_bytes=20_000, clock=clock, timer=clock
+    )
     for number in range(200):
         decide(recorder, clock, float(number))
     recorder.close()
@@ -120,7 +217,7 @@ def test_cut_off_anywhere_it_keeps_every_whole_record(lost_bytes: int) -> None:
             variants=("a",),
             typical_ms=(1.0,),
         )
-        recorder = FlightRecorder(folder, head, clock=clock)
+        recorder = FlightRecorder(folder, head, clock=clock, timer=clock)
         for number in range(10):
             decide(recorder, clock, float(number))
         recorder.close()
@@ -135,7 +232,7 @@ def test_a_full_disk_stops_nothing(
 ) -> None:
     """No error reaches the daemon; what is lost is counted; with room again, recording goes on."""
     clock, write = Clock(), os.write
-    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
     decide(recorder, clock, 1.0)
     recorder.flush(force=True)
 
@@ -163,7 +260,7 @@ def test_a_disk_that_is_full_for_long_takes_nothing_of_what_was_recorded(
 ) -> None:
     """Segments that cannot even be begun neither push out nor spoil the others."""
     clock, write = Clock(), os.write
-    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
     decide(recorder, clock, 1.0)
     recorder.flush(force=True)
 
@@ -189,7 +286,7 @@ def test_a_disk_that_fills_in_the_middle_tears_one_record(
 ) -> None:
     """A short write is noticed, and the segment is still readable up to it."""
     clock, write = Clock(), os.write
-    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
     decide(recorder, clock, 1.0)
     recorder.flush(force=True)
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:-7]))
@@ -203,7 +300,7 @@ def test_a_replay_of_the_recorded_policy_decides_as_it_did(
 ) -> None:
     """Requests decided by greedy become a trace on which greedy decides alike, and others are scored."""
     clock = Clock()
-    recorder = FlightRecorder(tmp_path, header(profile), clock=clock)
+    recorder = FlightRecorder(tmp_path, header(profile), clock=clock, timer=clock)
     readings = 10 * np.exp(np.random.default_rng(0).normal(0.3, 0.4, 200))
     greedy = replay(
         Trace(np.arange(201.0), np.full(201, 50.0), {"reading_ms": np.append(1.0, readings)}),

@@ -197,7 +197,7 @@ def test_a_ladder_of_any_speed_has_its_histograms(ms: float) -> None:
     """The bounds ascend from below the quickest to above the slowest; the queue's are among them."""
     variants = [VariantProfile(p, f"v{p}", 0.5 + p / 10, Latency(p50=ms * (p + 1))) for p in (0, 1)]
     metrics = Metrics("ladder", "1")
-    metrics.start(Profile(ladder="ladder", variants=tuple(variants), stall_ms=((0, 0), (0, 0))), "")
+    metrics.start(Profile(ladder="ladder", variants=tuple(variants), stall_ms=((0, 0), (0, 0))))
     bounds = metrics.request_seconds.bounds
     assert bounds[0] < ms / 1e3 < 2 * ms / 1e3 < bounds[-1] and len(bounds) == 14
     assert Histogram("x", "x", buckets=bounds, registry=CollectorRegistry())

@@ -19,7 +19,8 @@ class Orders:
     def __init__(self, planned: bool = False) -> None:
         self.kinds: list[bytes] = []
         self.there = True
-        self.residency = Residency(["a", "b", "c"], planned, self.send, lambda: None)
+        self.residency = Residency(["a", "b", "c"], self.send, lambda: None)
+        self.residency.follow(planned)
 
     def send(self, kind: bytes, _: msgspec.Struct) -> bool:
         if self.there:

@@ -8,8 +8,10 @@ import os
 import socket
 import types
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,16 +19,20 @@ from adaphi.config import Config
 from adaphi.controller import supervisor, worker
 from adaphi.controller.arena import Arena
 from adaphi.controller.channel import WorkerEnd
+from adaphi.controller.flight import READING, FlightRecorder, Header, read_recording
 from adaphi.controller.metrics import Metrics
 from adaphi.controller.protocol import AnswerHeader, InferHeader, decode
 from adaphi.controller.scheduler import Limits
 from adaphi.controller.service import Service, Ticket
+from adaphi.controller.step import Reading
 from adaphi.controller.supervisor import Supervisor
 from adaphi.errors import RequestError, WorkerLost
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies.choose import choose
+from adaphi.policies.files import Solved
 from adaphi.policies.lookup import Policy
 from adaphi.policies.queue_table import QueuePlan
+from adaphi.policies.table import TablePolicy
 
 PROFILE = Profile(
     ladder="three",
@@ -262,3 +268,74 @@ def test_room_for_memory_does_not_bring_back_what_was_unloaded(play: Play) -> No
         assert rig.orders() == []
 
     play(scene, choose("greedy", PROFILE))
+
+
+def taken_over(rig: Rig, policy: str | Solved, on_time: bool = True) -> None:
+    """Offer a policy and report as many decisions as it takes until it decides."""
+    service, request = rig.service, cast(Any, object())
+    controller = service.scheduler.controller
+    before = controller.policy
+    service.rollout.offer(policy)
+    while controller.policy is before:
+        report(rig, request, on_time)
+
+
+def report(rig: Rig, request: Any, on_time: bool) -> None:
+    """Make a decision, and tell how it came out."""
+    controller = rig.service.scheduler.controller
+    start = types.SimpleNamespace(decision=controller.step(Reading(40.0)), request=request)
+    rig.service._report(cast(Any, types.SimpleNamespace(start=start)), request, on_time)
+
+
+def shown(rig: Rig, name: str) -> float | None:
+    """Return what a metric says."""
+    return rig.service.metrics.registry.get_sample_value(name)
+
+
+def test_a_battery_policy_that_comes_in_later_makes_it_last(play: Play) -> None:
+    """Its horizon begins when it takes over, as it does for one that is there from the start."""
+    variants = [msgspec.structs.replace(v, energy_mj=100.0 * 4**v.phi) for v in PROFILE.variants]
+    profile = msgspec.structs.replace(PROFILE, variants=tuple(variants))
+    table = TablePolicy.solve(profile, [np.linspace(20, 60, 500)], latency="p95")
+    plan = table.with_battery(
+        profile, battery_j=54_000.0, horizon_s=36_000.0, period_s=0.1, drains=[]
+    )
+
+    async def scene(rig: Rig) -> None:
+        rig.service.read_sensors()
+        assert rig.service.limits.left_s == 0.0
+        rig.service.rollout._choose = lambda policy: choose(policy, profile)
+        taken_over(rig, plan)
+        rig.service.read_sensors()
+        assert 35_000 < rig.service.limits.left_s <= 36_000
+
+    play(scene, choose("greedy", PROFILE))
+
+
+def test_the_certificate_that_is_shown_is_that_of_who_decides(play: Play, tmp_path: Path) -> None:
+    """Broken by the new policy and rolled back, it is the old one's again, and the recording names both."""
+    table = TablePolicy.solve(PROFILE, [np.linspace(20, 60, 500)], latency="p95")
+    other = TablePolicy.solve(PROFILE, [np.linspace(15, 90, 500)], latency="p95")
+
+    async def scene(rig: Rig) -> None:
+        service = rig.service
+        names = [v.name for v in PROFILE.variants]
+        header = Header(
+            boot_id="b", ladder="three", ladder_fingerprint="f", policy="table",
+            variants=tuple(names), typical_ms=(1.0,) * 3,
+        )  # fmt: skip
+        service.flight = FlightRecorder(tmp_path, header)
+        taken_over(rig, "greedy")
+        service.flight.add(READING)
+        taken_over(rig, other)
+        name = service.scheduler.controller.policy.name
+        service.flight.add(READING)
+        while service.rollout.state == "on probation":
+            report(rig, object(), on_time=False)
+        assert service.scheduler.controller.policy.name == "greedy"
+        assert shown(rig, "adaphi_certificate_holds") == 1
+        service.flight.add(READING)
+        service.flight.close()
+        assert read_recording(tmp_path)[0].policy == f"greedy, then {name}, then greedy"
+
+    play(scene, choose(table, PROFILE, watch=True))
