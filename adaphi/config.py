@@ -152,6 +152,7 @@ def load_config(path: str | Path | None = None) -> Config:
         raise ConfigError(f"{path}: {error}") from None
     try:
         check_addresses(config)
+        check_sources(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}", help=error.help) from None
     here = path.resolve().parent
@@ -203,6 +204,17 @@ def check_addresses(config: Config) -> None:
             f"{config.http.host!r} can be reached by others, and only a token may ask - at `$.http.host`",
             help="make one with `adaphi keys` and name its file: [http] token_file",
         )
+
+
+def check_sources(config: Config) -> None:
+    """Raise `ConfigError` where two budget sources are of one kind: they would be told apart by nothing."""
+    kinds = [source.partition(":")[0] for source in config.budget.sources]
+    for number, kind in enumerate(kinds):
+        if kind in kinds[:number]:
+            raise ConfigError(
+                f"{kind!r} is there already - at `$.budget.sources[{number}]`",
+                help="name each kind of source once",
+            )
 
 
 def is_local(address: str) -> bool:

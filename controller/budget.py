@@ -96,15 +96,15 @@ class BudgetMonitor:
 
     def _memory_for_variants(self, resident: frozenset[int]) -> float | None:
         """Return what variants may take together: those that are resident have their share already."""
-        memory = self.samples.get("memory")
+        memory = None if "memory" in self.lost else self.samples.get("memory")
         available = memory.available_bytes if memory is not None else None
         held = float(sum(v.memory_bytes or 0 for v in self.profile.variants if v.phi in resident))
-        if self.lost:
-            return held
-        if available is None:
-            return self.memory_limit_bytes
-        admitted = max(0.0, available - MEMORY_RESERVE_BYTES + held)
-        return min(admitted, self.memory_limit_bytes or admitted)
+        limits = [] if self.memory_limit_bytes is None else [self.memory_limit_bytes]
+        if available is not None:
+            limits.append(max(0.0, available - MEMORY_RESERVE_BYTES + held))
+        if self.lost:  # nothing more is loaded
+            limits.append(held)
+        return min(limits, default=None)
 
     def _memory_cap(self, memory: Sample, resident: frozenset[int]) -> int:
         available = memory.available_bytes or 0

@@ -303,10 +303,12 @@ class Metrics:
             self._sensor_up.labels(name).set(monitor.up.get(name, False))
             if name in monitor.read_s:
                 self._sensor_age.labels(name).set(now_s - monitor.read_s[name])
-            if sample is not None and sample.pressure is not None:
-                self._budget_ratio.labels(name).set(1 - sample.pressure)
-            if sample is not None:
-                self._show_readings(name, sample.readings if monitor.up[name] else {})
+            if sample is None:
+                continue
+            up = monitor.up[name]
+            if sample.pressure is not None:
+                self._budget_ratio.labels(name).set(1 - sample.pressure if up else math.nan)
+            self._show_readings(name, sample.readings if up else {})
         self._slowdown.set(limits.slowdown)
 
     def _show_readings(self, sensor: str, readings: Mapping[str, float]) -> None:

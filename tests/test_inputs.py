@@ -85,6 +85,7 @@ def test_a_policy_for_another_ladder_is_refused(profile: Profile) -> None:
         ("[zmq]\nbind = ['ipc://a', 'tcp://127.0.0.1:0']", r"\$\.zmq\.bind\[1\]"),
         ("[zmq]\nbind = ['tcp://127.0.0.1:*']", r"\$\.zmq\.bind\[0\]"),
         ("[zmq]\nbind = ['tcp://127.0.0.1:65536']", r"\$\.zmq\.bind\[0\]"),
+        ("[budget]\nsources = ['cpu', 'thermal', 'thermal:80']", r"\$\.budget\.sources\[2\]"),
         ("latency = 'p42'", r"p42.*\$\.latency"),
     ],
 )

@@ -10,6 +10,8 @@ from typing import Any, cast
 import pytest
 
 from adaphi.controller.budget import MEMORY_RESERVE_BYTES, BudgetMonitor
+from adaphi.controller.metrics import Metrics
+from adaphi.controller.scheduler import Limits
 from adaphi.controller.sensors import (
     BatterySensor,
     Cgroup,
@@ -155,14 +157,15 @@ def test_pressure_of_the_last_second_is_seen_before_the_average(tmp_path: Path) 
         assert pressure.read(now_s) == pytest.approx(share)
 
 
-def zone(root: Path, celsius: float, **more: str) -> Path:
+def zone(root: Path, celsius: float, place: int = 0, **more: str) -> Path:
     """Write a zone with a fan at 50 °C, throttling at 80 °C and a stop at 95 °C."""
     trips = {"active": 50, "passive": 80, "critical": 95}
     files = {"type": "cpu-thermal\n", "temp": f"{celsius * 1000:.0f}\n"} | more
+    folder = f"sys/class/thermal/thermal_zone{place}"
     for number, (kind, at) in enumerate(trips.items()):
         files |= {f"trip_point_{number}_type": f"{kind}\n"}
         files |= {f"trip_point_{number}_temp": f"{at * 1000}\n"}
-    return write(root, {f"sys/class/thermal/thermal_zone0/{k}": v for k, v in files.items()})
+    return write(root, {f"{folder}/{k}": v for k, v in files.items()})
 
 
 def test_heat_near_the_trip_takes_the_larger_variants(tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_a_board_whose_firmware_throttles_is_told_where(tmp_path: Path) -> None:
 
 def test_energy_is_not_scarce_on_the_mains(tmp_path: Path) -> None:
     """On line and charging it is unlimited; a charger too weak to keep the battery from draining is not
-    enough; the level is the mean."""
+    enough; the level is the mean. A mouse's battery is not the device's."""
     folder = "sys/class/power_supply"
     supply = {
         f"{folder}/AC/type": "Mains\n",
@@ -221,6 +224,13 @@ def test_energy_is_not_scarce_on_the_mains(tmp_path: Path) -> None:
     for change in ({"BAT0/status": "Discharging\n"}, {"AC/online": "0\n"}):
         write(tmp_path, supply | {f"{folder}/{name}": value for name, value in change.items()})
         assert read(sensor, 0.0).energy_j == 36000.0
+    mouse = {
+        f"{folder}/hid-1/{name}": f"{value}\n"
+        for name, value in (("type", "Battery"), ("scope", "Device"), ("capacity", 1))
+    }
+    write(tmp_path, supply | mouse | {f"{folder}/hid-1/status": "Discharging\n"})
+    write(tmp_path, {f"{folder}/AC/online": "2\n"})  # a charger whose voltage is negotiated
+    assert read(sensor, 0.0) == sample
 
 
 def test_the_processor_s_power_is_counted_across_a_wrap(tmp_path: Path) -> None:
@@ -277,6 +287,65 @@ def test_a_sensor_that_dies_leaves_only_the_smallest_variant(
     never.update(0.0)
     never.update(9.0)
     assert never.limits(resident).max_phi is None and never.up == {source: False}
+
+
+def test_memory_is_given_back_though_another_sensor_died(tmp_path: Path, sized: Profile) -> None:
+    """Of 300 MiB that are held 4 MiB more can be had: what the reserve lacks goes, whoever else is silent."""
+    root = zone(write(tmp_path / "t", PROC), 40.0)
+    (root / "proc/meminfo").write_text(f"MemAvailable: {4 * 1024} kB\n")
+    monitor = BudgetMonitor([MemorySensor(root), ThermalSensor(root)], sized, stale_s=2)
+    monitor.update(0.0)
+    before = monitor.limits(frozenset({0, 1, 2})).memory_bytes
+    shutil.rmtree(root / "sys/class/thermal")
+    monitor.update(5.0)
+    assert monitor.lost == {"thermal"}
+    assert monitor.limits(frozenset({0, 1, 2})).memory_bytes == before
+    held = sum(v.memory_bytes or 0 for v in sized.variants)
+    assert before == held + 4 * MIB - MEMORY_RESERVE_BYTES
+    (root / "proc/meminfo").write_text(f"MemAvailable: {4 << 20} kB\n")
+    monitor.update(6.0)
+    assert monitor.limits(frozenset({0, 1, 2})).memory_bytes == held, "nothing more is loaded"
+
+
+def test_a_hot_zone_that_falls_silent_takes_the_sensor_along(tmp_path: Path) -> None:
+    """What was hot may be hotter by now; a zone that was cool, as a radio's that is off, is passed over."""
+    sensor = ThermalSensor(root := zone(zone(tmp_path, 40.0), 75.0, 1))
+    assert sensor.read(0.0) is not None
+    cool, hot = (root / f"sys/class/thermal/thermal_zone{n}/temp" for n in (0, 1))
+    kept = hot.read_text()
+    hot.unlink()
+    assert sensor.read(1.0) is None
+    hot.write_text(kept)
+    cool.unlink()
+    assert sensor.read(2.0) is not None
+
+
+@pytest.mark.parametrize("gone", ["memory.current", "memory.max"])
+def test_a_limit_of_which_nothing_is_known_any_more_is_no_freedom(
+    gone: str, tmp_path: Path
+) -> None:
+    """The group's use, or its limit, can no longer be read: the sensor is down, not unlimited."""
+    root = write(tmp_path, PROC | UNIFIED)
+    sensor = MemorySensor(root)
+    assert sensor.read(0.0) is not None
+    (root / "sys/fs/cgroup/system.slice" / gone).unlink()
+    assert sensor.read(1.0) is None
+
+
+def test_a_dead_sensor_s_share_is_no_number(tmp_path: Path, sized: Profile) -> None:
+    """The share of a resource that is free is as old as its sensor's last word: no alert may go by it."""
+    root = write(tmp_path / "live", PROC | UNIFIED)
+    monitor, metrics = BudgetMonitor([MemorySensor(root)], sized), Metrics("l", "1")
+    metrics.start(sized)
+
+    def ratio(now_s: float) -> float | None:
+        monitor.update(now_s)
+        metrics.show_budget(monitor, Limits(), now_s)
+        return metrics.registry.get_sample_value("adaphi_budget_ratio", {"resource": "memory"})
+
+    assert ratio(0.0) == 0.875
+    root.rename(tmp_path / "gone")
+    assert math.isnan(ratio(2.0) or 0.0)
 
 
 def test_a_sensor_that_raises_is_down_and_said_once(

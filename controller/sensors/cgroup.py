@@ -24,6 +24,9 @@ class Cgroup:
     def __init__(self, root: str | Path = "/") -> None:
         self._cpu_unified, self._cpu = _groups(Path(root), "cpu")
         self._memory_unified, self._memory = _groups(Path(root), "memory")
+        self._memory_files = _UNIFIED if self._memory_unified else _VERSION_1
+        # The group at the root of a machine has no limit, and no file of one.
+        self._limited = [g for g in self._memory if (g / self._memory_files[0][0]).exists()]
 
     def pressure_file(self, resource: str) -> Path | None:
         """Return where version 2 tells our group's own pressure; None under version 1."""
@@ -47,11 +50,11 @@ class Cgroup:
         return said["nr_periods"], said.get("nr_throttled", 0.0)
 
     def memory_room_bytes(self) -> int | None:
-        """Return what the group may still take, None if that is not limited.
+        """Return what the group may still take, None if that is not limited; raise `OSError` if not known.
 
         Cached files that have not been used lately count as free: the kernel drops them before it kills.
         """
-        rooms = [room for group in self._memory if (room := self._room(group)) is not None]
+        rooms = [room for group in self._limited if (room := self._room(group)) is not None]
         return min(rooms, default=None)
 
     def _cpu_limit(self, group: Path) -> float | None:
@@ -65,13 +68,15 @@ class Cgroup:
         return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
     def _room(self, group: Path) -> int | None:
-        names, used_name, idle_name = _UNIFIED if self._memory_unified else _VERSION_1
+        names, used_name, idle_name = self._memory_files
+        if text(group / names[0]) is None:
+            raise OSError(f"{group / names[0]} can no longer be read")
         limits = [limit for name in names if (limit := number(group / name)) is not None]
         if min(limits, default=_UNLIMITED_BYTES) >= _UNLIMITED_BYTES:
             return None
         used = number(group / used_name)
         if used is None:
-            return None
+            raise OSError(f"{group / used_name} cannot be read")
         idle = table(group / "memory.stat").get(idle_name, 0.0)
         return max(0, int(min(limits) - used + min(idle, used)))
 

@@ -31,7 +31,11 @@ class MemorySensor:
         free_kb = table(self._meminfo).get("MemAvailable")
         if free_kb is None:
             return None
-        available, room = int(free_kb) * 1024, self._cgroup.memory_room_bytes()
+        available = int(free_kb) * 1024
+        try:
+            room = self._cgroup.memory_room_bytes()
+        except OSError:  # there is a limit, and nobody knows how near it is
+            return None
         if room is not None:
             available = min(available, room)
         return Sample(

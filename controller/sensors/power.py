@@ -14,7 +14,8 @@ MAINS = ("Mains", "USB", "Wireless")
 class BatterySensor:
     """What the batteries hold together: `energy_now` (µWh), or `charge_now` (µAh) × `voltage_now` (µV).
 
-    While another supply is on line and no battery drains, energy is not scarce: `energy_j` is infinite.
+    While another supply is on line and no battery drains, energy is not scarce: `energy_j` is infinite. The
+    battery of a mouse or a headset (`scope`: Device) is none of these.
     """
 
     name = "battery"
@@ -30,11 +31,18 @@ class BatterySensor:
     def read(self, now_s: float) -> Sample | None:
         """Return the joules that are left."""
         supplies = [(text(folder / "type"), folder) for folder in sorted(self._root.glob("*"))]
-        batteries = [folder for kind, folder in supplies if kind == "Battery"]
+        batteries = [
+            folder
+            for kind, folder in supplies
+            if kind == "Battery" and text(folder / "scope") != "Device"
+        ]
         held = [j for folder in batteries if (j := _energy_j(folder)) is not None]
         if not held:
             return None
-        fed = any(kind in MAINS and number(folder / "online") == 1 for kind, folder in supplies)
+        # 1: on line at a fixed voltage, 2: at one that is negotiated
+        fed = any(
+            kind in MAINS and number(folder / "online") in (1, 2) for kind, folder in supplies
+        )
         draining = any(text(folder / "status") == "Discharging" for folder in batteries)
         readings = {"battery_energy_joules": sum(held), "mains_online": float(fed)}
         levels = [

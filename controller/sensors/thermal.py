@@ -9,13 +9,16 @@ from .heat import Admission, Warming
 
 TRIPS = ("passive", "hot", "critical")
 """Kinds of trip points that cost speed; an `active` one only starts a fan."""
+NEAR_CELSIUS = 20.0
+"""A zone that was so near its trip when it fell silent may be there by now."""
 
 
 class ThermalSensor:
     """The headroom of the tightest zone, in degrees and, at the present rate, in seconds until its trip.
 
     `trip_celsius` is where the device throttles if its zones have no trip point that says so (many boards
-    throttle in firmware).
+    throttle in firmware). While a zone that was last seen near its trip is silent, so is the sensor; a cool
+    one may be: that of a radio is while it is switched off.
     """
 
     name = "thermal"
@@ -29,6 +32,7 @@ class ThermalSensor:
         ]
         self._warming = {zone: Warming() for zone, _ in self._zones}
         self._admission = Admission()
+        self._near: set[Path] = set()
 
     def probe(self) -> bool:
         """Say whether a zone tells its temperature and where it trips."""
@@ -36,13 +40,16 @@ class ThermalSensor:
 
     def read(self, now_s: float) -> Sample | None:
         """Return the share of the ladder that the heat admits."""
-        seen = []
+        seen, silent = [], set()
         for zone, trip in self._zones:
-            if (milli := number(zone / "temp")) is not None:
-                celsius = milli / 1e3
-                left_s = self._warming[zone].left_s(now_s, celsius, trip)
-                seen.append((trip - celsius, left_s, celsius))
-        if not seen:
+            if (milli := number(zone / "temp")) is None:
+                silent.add(zone)
+                continue
+            celsius = milli / 1e3
+            left_s = self._warming[zone].left_s(now_s, celsius, trip)
+            seen.append((trip - celsius, left_s, celsius))
+            (self._near.add if trip - celsius < NEAR_CELSIUS else self._near.discard)(zone)
+        if not seen or silent & self._near:
             return None
         headroom, _, celsius = min(seen)
         left_s = min(left for _, left, _ in seen)
