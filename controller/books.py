@@ -32,7 +32,7 @@ class Books:
         self._decisions: list[float] = []
         self._runs: list[tuple[int, int, float]] = []
         self._answers: list[AnswerHeader] = []
-        self._refused = metrics.refused_as_late
+        self._refused = metrics.turned_away
         metrics.before_reading(self.settle)
 
     @property
@@ -59,7 +59,7 @@ class Books:
     def settle(self) -> None:
         """Count what was put down."""
         self._metrics.decision.observe(_taken(self._decisions))
-        refused, self._refused = self._refused, self._metrics.refused_as_late
+        refused, self._refused = self._refused, self._metrics.turned_away
         self._history.refuse(self._refused - refused)
         for phi, runs in _by_phi(self._runs, itemgetter(0)):
             self._metrics.inference_seconds.observe([ms / 1e3 for _, _, ms in runs], phi)

@@ -9,7 +9,7 @@ SECONDS = 300
 
 
 class Second(NamedTuple):
-    """One second: answers, late ones among them, requests refused as late (shed or expired), switches.
+    """One second: answers, late ones among them, requests turned away (shed, expired, busy), switches.
 
     At its end the active φ and the budget (ms).
     """
@@ -36,7 +36,7 @@ class History:
         self._late += late
 
     def refuse(self, count: int) -> None:
-        """Count requests that were refused because they could only be late."""
+        """Count requests for which there was no time or no room."""
         self._refused += count
 
     def switch(self) -> None:
@@ -58,7 +58,7 @@ class History:
     def summary(self, last: int = 60) -> dict[str, float | int | None]:
         """Return what happened in the last `last` seconds; the late share is None where nobody asked.
 
-        Late is also who was refused because of it: a device that refuses everybody is not on time.
+        Late is also who was turned away: a device that refuses everybody is not on time.
         """
         seconds = list(self.seconds)[-last:]
         answered, refused = sum(s.answered for s in seconds), sum(s.refused for s in seconds)

@@ -17,7 +17,14 @@ from ..model_zoo.profile import Profile
 from .budget import BudgetMonitor
 from .scheduler import Limits
 
+TURNED_AWAY = ("shed", "expired", "busy")
+"""Outcomes of requests that were in order, and for which there was no time or no room."""
 DECISION_BUCKETS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3)
+
+
+def outcome_of(code: str) -> str:
+    """Return what a request counts as that was refused with this code."""
+    return code if code in TURNED_AWAY else "refused"
 
 
 def latency_buckets(profile: Profile) -> tuple[float, ...]:
@@ -173,8 +180,8 @@ class Metrics:
         )
         self._readings: dict[str, tuple[str, Gauge]] = {}
         self._counters: dict[tuple[str, int | None], Counter] = {}
-        self.refused_as_late = 0
-        """How many requests were shed or expired."""
+        self.turned_away = 0
+        """How many requests found no time or no room: shed, expired, busy."""
         self._certificate = Gauge(
             "adaphi_certificate_holds",
             "1 while the policy's promise is what happens, 0 once it is not.",
@@ -237,7 +244,7 @@ class Metrics:
 
     def _begin_at_zero(self, names: list[str]) -> None:
         """Show what never happened as 0: without its series a share of all would be no number at all."""
-        for outcome in ("shed", "expired", "refused"):
+        for outcome in (*TURNED_AWAY, "refused"):
             self._requests.labels(self.ladder, "", outcome)
         for outcome in ("ok", "late", "error"):
             for name in names:
@@ -246,15 +253,15 @@ class Metrics:
             self._switches.labels(*pair)
 
     def count(self, outcome: str, phi: int | None = None, amount: int = 1) -> None:
-        """Count requests: ok, late, shed, expired, cancelled, refused or error; `phi` where one ran."""
+        """Count requests: ok, late, shed, expired, busy, cancelled, refused or error; `phi` where one ran."""
         counter = self._counters.get((outcome, phi))
         if counter is None:  # looking a series up by its labels costs more than counting
             variant = "" if phi is None else self._profile.variants[phi].name
             counter = self._requests.labels(self.ladder, variant, outcome)
             self._counters[outcome, phi] = counter
         counter.inc(amount)
-        if outcome in ("shed", "expired"):
-            self.refused_as_late += amount
+        if outcome in TURNED_AWAY:
+            self.turned_away += amount
 
     def count_batch(self, phi: int, size: int) -> None:
         """Count a run that was for several requests."""
@@ -271,7 +278,7 @@ class Metrics:
 
     def count_refusal(self, code: str) -> str:
         """Count a request that never ran, by the code of its error; return the outcome that it counts as."""
-        outcome = code if code in ("shed", "expired") else "refused"
+        outcome = outcome_of(code)
         self.count(outcome)
         return outcome
 

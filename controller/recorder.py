@@ -6,6 +6,7 @@ processor too. Each row is written out at once, so a recording that is cut off k
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,21 +39,24 @@ def rows(
 ) -> Iterator[Row]:
     """Yield a row every `interval_s` seconds, for `duration_s` seconds or without end.
 
-    Raises `InputError` where the load of the processor cannot be read.
+    Rows that were missed, or at which a sensor was silent, are left out. Raises `InputError` where the load
+    of the processor or the memory cannot be read.
     """
     cpu, memory = cpu or CpuSensor(), memory or MemorySensor()
     if not cpu.probe():
         raise InputError("the load of the processor cannot be read: there is no /proc/stat")
+    if not memory.probe():
+        raise InputError("the memory cannot be read: there is no /proc/meminfo")
     began_s = clock()
     number = 0
     while duration_s is None or number * interval_s < duration_s:
         sleep(max(0.0, began_s + number * interval_s - clock()))
         now_s = clock()
         load, room = cpu.read(now_s), memory.read(now_s)
-        slowdown = (load.slowdown if load else None) or 1.0
-        available = (room.available_bytes if room else None) or 0
-        yield Row(now_s - began_s, frame_ms / slowdown, slowdown, available / 1e6)
-        number = max(number + 1, int((clock() - began_s) / interval_s))
+        if load is not None and room is not None:
+            slowdown, available = load.slowdown or 1.0, room.available_bytes or 0
+            yield Row(now_s - began_s, frame_ms / slowdown, slowdown, available / 1e6)
+        number = max(number + 1, math.ceil((clock() - began_s) / interval_s))
 
 
 def record(path: str | Path, source: Iterator[Row]) -> Iterator[Row]:
@@ -61,7 +65,7 @@ def record(path: str | Path, source: Iterator[Row]) -> Iterator[Row]:
         file.write(COLUMNS + "\n")
         for row in source:
             file.write(
-                f"{row.time_s:.3f},{row.budget_ms:.4f},{row.slowdown:.4f},{row.available_mb:.1f}\n"
+                f"{row.time_s:.6f},{row.budget_ms:.4f},{row.slowdown:.4f},{row.available_mb:.1f}\n"
             )
             file.flush()
             yield row

@@ -26,7 +26,7 @@ from . import flight, worker
 from .books import Books
 from .budget import BudgetMonitor
 from .flight import FlightRecorder
-from .metrics import Metrics
+from .metrics import Metrics, outcome_of
 from .protocol import AnswerHeader, InferHeader, code_of
 from .residency import Residency
 from .rollout import Rollout, chooser
@@ -137,6 +137,15 @@ class Service:
         self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None = None
     ) -> None:
         """Queue a request that arrived at `arrived_s` (None: now), or raise the error that answers it."""
+        try:
+            self._submit(ticket, infer, tensor, arrived_s)
+        except RequestError as error:
+            self._keep_refusal(outcome_of(error.code))
+            raise
+
+    def _submit(
+        self, ticket: Ticket, infer: InferHeader, tensor: Any, arrived_s: float | None
+    ) -> None:
         if tensor.nbytes > self._max_bytes:
             raise TooLarge(f"a tensor has at most {self._max_bytes} bytes (zmq.max_message_mb)")
         now_s = self._now()
@@ -470,10 +479,12 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        outcome = self.metrics.count_refusal(error.code)
+        self._keep_refusal(self.metrics.count_refusal(error.code))
+        ticket.reply(error, [])
+
+    def _keep_refusal(self, outcome: str) -> None:
         if self.flight is not None:
             self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
-        ticket.reply(error, [])
 
     def _record(
         self,

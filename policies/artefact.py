@@ -53,11 +53,18 @@ def unpack(content: bytes) -> tuple[Arrays, dict[str, Any]]:
 
 
 def write(path: str | Path, content: bytes) -> None:
-    """Write a policy to `path`, whole or not at all."""
-    path = Path(path)
+    """Write a policy to `path`, whole or not at all; what is no file, such as a device, is written into."""
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def read(path: str | Path, parse: Callable[[bytes], T]) -> T:

@@ -52,14 +52,14 @@ def test_the_metrics_are_settled_before_they_are_read(
     assert scraped(metrics, "adaphi_requests_total") == 2
 
 
-def test_who_is_shed_or_expires_is_late_in_the_history(kept: tuple[Books, Metrics]) -> None:
-    """One answer on time and one late; of three refusals one was for another reason."""
+def test_who_is_turned_away_is_late_in_the_history(kept: tuple[Books, Metrics]) -> None:
+    """One answer on time and one late; of four refusals one was for another reason."""
     books, metrics = kept
     metrics.count("expired", 1)
-    for code in ("shed", "busy"):
+    for code in ("shed", "busy", "invalid_request"):
         metrics.count_refusal(code)
-    assert all_late(books) == 3 / 4
-    assert books.history.summary()["refused"] == 2
+    assert all_late(books) == 4 / 5
+    assert books.history.summary()["refused"] == 3
 
 
 def all_late(books: Books) -> float:

@@ -26,6 +26,7 @@ def run(*arguments: str, cwd: Path, code: int = 0) -> str:
 def folder(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(ROOT / "examples" / "profile.json", tmp_path / "profile.json")
+    (tmp_path / "one.csv").write_text("time_s,budget_ms\n0.0,30.0\n")
     return tmp_path
 
 
@@ -54,6 +55,17 @@ def test_failures_are_one_line(folder: Path) -> None:
         ("push profile.json --address ipc://none", "nothing listens there"),
         ("status --url 127.0.0.1:8757", "is no URL"),
         ("status --url http://127.0.0.1:9", "no daemon answered at http://127.0.0.1:9: Connection"),
+        ("solve --profile profile.json --trace one.csv -o p.npz", "at least two rows, found 1"),
+        ("compare --profile profile.json --train one.csv --test one.csv", "two rows, found 1"),
+        ("trace import one.csv --as milliseconds -o t.csv", "at least two rows, found 1"),
+        ("trace split one.csv a.csv b.csv", "at least two rows, found 0"),
+        ("trace generate regime -o /dev/full", "No space left on device"),
+        ("solve --profile profile.json -o /dev/full", "No space left on device"),
+        (
+            "simulate --profile profile.json --policy greedy --trace examples/trace.csv --decisions "
+            "/dev/full",
+            "No space left on device",
+        ),
         ("profile --backend fast", "use torch, onnx, openvino, cuda, own or auto"),
     ],
 )

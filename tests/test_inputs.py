@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from adaphi.config import load_config
 from adaphi.errors import ConfigError, PolicyError, TraceError
 from adaphi.model_zoo import Latency, Profile, VariantProfile
-from adaphi.policies import TablePolicy
+from adaphi.policies import TablePolicy, artefact
 from adaphi.sim import Trace
 
 
@@ -125,3 +126,21 @@ def test_relative_paths_are_from_the_configuration_s_folder(
     config = load_config(tmp_path / "a.toml")
     assert config.policy == (str(tmp_path / policy) if is_path else policy)
     assert config.recorder.folder == str(tmp_path / "flights")
+
+
+def test_a_policy_is_written_to_what_its_path_means(tmp_path: Path) -> None:
+    """Through a link into the file behind it; into a pipe, which stays one; and nothing half is left."""
+    real, link, pipe = (tmp_path / name for name in ("real.npz", "link.npz", "pipe"))
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    artefact.write(link, b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    artefact.write(pipe, b"new")
+    assert pipe.is_fifo() and os.read(reader, 9) == b"new"
+    os.close(reader)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        artefact.write(tmp_path / "folder", b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "link.npz", "pipe", "real.npz"]

@@ -13,6 +13,7 @@ from adaphi.controller.sensors import (
     MemorySensor,
     PlayedTrace,
     PushedBudget,
+    Sample,
     make_sensor,
 )
 from adaphi.errors import ConfigError, InputError, InvalidRequest
@@ -129,6 +130,29 @@ def test_rapl_counts_across_a_wrap(tmp_path: Path) -> None:
     assert meter.total_mj() == pytest.approx(0.230)
     assert meter.total_mj() == pytest.approx(0.230)
     assert not RaplMeter(tmp_path / "nothing").available
+
+
+def test_a_recording_is_a_trace_whatever_the_clock_does(tmp_path: Path) -> None:
+    """Rows a microsecond apart, rows that were missed, a sensor that is silent for one: all can be read."""
+    now, turn = [0.0], [0]
+    root = proc(tmp_path, running=1)
+    cpu = CpuSensor(root, cores=2)
+    read = cpu.read
+
+    def slow(now_s: float) -> Sample | None:
+        turn[0] += 1
+        now[0] += 0.0009999 if turn[0] % 3 else 0.0039
+        return None if turn[0] == 5 else read(now_s)
+
+    cpu.read = slow  # type: ignore[method-assign]
+    source = rows(
+        50.0, 1e-3, 0.2, cpu=cpu, memory=MemorySensor(root), clock=lambda: now[0],
+        sleep=lambda s: now.__setitem__(0, now[0] + s),
+    )  # fmt: skip
+    path = tmp_path / "t.csv"
+    written = list(record(path, source))
+    trace = Trace.read(path)
+    assert len(trace) == len(written) == turn[0] - 1 > 20
 
 
 def test_a_recording_is_a_trace(tmp_path: Path) -> None:

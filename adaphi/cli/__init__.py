@@ -6,10 +6,14 @@ stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from ..errors import AdaphiError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write may meet, long after its file was opened; the error no longer knows which."""
 
 
 def main() -> None:
@@ -28,7 +32,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        print(f"adaphi: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"adaphi: {where}{error.strerror}", file=sys.stderr)
         sys.exit(1)

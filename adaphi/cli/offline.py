@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, TraceError
 from . import reporting, show
 from .options import (
     Adapt,
@@ -108,12 +108,11 @@ def solve(
         return
     from ..model_zoo.profile import Profile
     from ..policies.table import TablePolicy
-    from ..policies.trace import Trace
 
     if battery_wh is not None and blur is not None:
         raise InputError("a policy goes by a battery or by blur: --battery-wh and --blur exclude")
     objective = make_objective(miss_cost, switch_cost, discount=discount)
-    traces, costs = [Trace.read(path) for path in trace or []], Profile.load(profile)
+    traces, costs = _read_to_learn(trace), Profile.load(profile)
     budgets = [each.budget_ms for each in traces]
     policy = TablePolicy.solve(costs, budgets, objective=objective, latency=latency)
     if battery_wh is not None:
@@ -340,7 +339,7 @@ def compare(
         raise InputError("give a trace to score on: either --test or --flight")
     if memory and (report is not None or flight is not None):
         raise InputError("--memory goes with neither --flight nor --report")
-    learned, costs = [Trace.read(path) for path in train or []], Profile.load(profile)
+    learned, costs = _read_to_learn(train), Profile.load(profile)
     objective = make_objective(miss_cost, switch_cost)
     inputs = [profile, *(train or []), flight or test or Path()]
     if flight is not None:
@@ -371,6 +370,17 @@ def compare(
         show.print_json(comparison.summary())
     else:
         show.print_table(show.comparison_table(comparison))
+
+
+def _read_to_learn(paths: list[Path] | None) -> list[Trace]:
+    """Return the traces in these files; raise `TraceError` for one of which nothing can be learned."""
+    from ..policies.trace import Trace
+
+    traces = [Trace.read(path) for path in paths or []]
+    for each in traces:
+        if len(each) < 2:
+            raise TraceError(f"{each.name}: learning needs at least two rows, found {len(each)}")
+    return traces
 
 
 def _compare_flight(

@@ -308,7 +308,7 @@ def status_table(state: dict[str, Any]) -> Table:
         "slow-down": f"{state['slowdown']:.2f} ×",
         "waiting": str(state["waiting"]),
         "answered, last minute": str(minute["answered"]),
-        "refused as late, last minute": str(minute["refused"]),
+        "turned away, last minute": str(minute["refused"]),
         "late, last minute": "-" if late is None else f"{late:.1%}",
         "switches, last minute": str(minute["switches"]),
     }

@@ -74,6 +74,7 @@ def import_(
       adaphi trace import flights --as flight -o requests.csv
     """
     from ..sim.importing import import_flight, import_raw, to_budget
+    from ..sim.scoring import check_length
 
     left_out = 0
     if mapping == "flight":
@@ -86,6 +87,7 @@ def import_(
         )
     else:
         trace = import_raw(source, mapping, column=column, median_ms=median_ms, full=full)
+    check_length(trace)
     trace.write(output)
     middle = float(np.median(trace.budget_ms))
     typer.echo(f"{output}: {len(trace)} rows, median {middle:g} ms, from {source} as {mapping}")
@@ -159,8 +161,11 @@ def split(
       adaphi trace split budget.csv train.csv test.csv
     """
     from ..policies.trace import Trace
+    from ..sim.scoring import check_length
 
-    trace = Trace.read(file)
-    for part, path in zip(trace.split(share), (first, rest), strict=True):
+    parts = Trace.read(file).split(share)
+    for part in parts:
+        check_length(part)
+    for part, path in zip(parts, (first, rest), strict=True):
         part.write(path)
         typer.echo(f"{path}: {len(part)} rows")

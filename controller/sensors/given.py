@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
-from ...errors import InvalidRequest
+from ...errors import InvalidRequest, TraceError
 from ...policies.trace import Trace
 from .base import Sample
 
@@ -43,12 +43,17 @@ class PushedBudget:
 
 
 class PlayedTrace:
-    """A budget trace played back in real time, from its first row again when it ends."""
+    """A budget trace played back in real time, from its first row again when it ends.
+
+    Raises `TraceError` for one without rows.
+    """
 
     name = "trace"
     every_s = 0.0
 
     def __init__(self, trace: Trace) -> None:
+        if not len(trace):
+            raise TraceError(f"{trace.name}: there is no row to play")
         self._time_s: list[float] = (trace.time_s - trace.time_s[0]).tolist()
         self._budget_ms: list[float] = trace.budget_ms.tolist()
         step = self._time_s[-1] / max(1, len(trace) - 1)

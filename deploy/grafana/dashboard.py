@@ -40,8 +40,8 @@ ROWS: dict[str, list[tuple[str, str, str, list[tuple[str, str]]]]] = {
             "percentunit",
             [
                 (
-                    "late, shed, expired, error",
-                    'sum(rate(adaphi_requests_total{X, outcome=~"late|shed|expired|error"}[R]))'
+                    "late, shed, expired, busy, error",
+                    'sum(rate(adaphi_requests_total{X, outcome=~"late|shed|expired|busy|error"}[R]))'
                     " / sum(rate(adaphi_requests_total{X}[R]))",
                 )
             ],
