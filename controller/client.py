@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from operator import index
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,8 +40,8 @@ ORDER_WAIT_S = 2.0
 """How long a hello, a budget or a policy waits for its reply."""
 RETRIES = 4
 """How often a request is asked again, if nothing else is said."""
-MAX_MESSAGE_BYTES = 64_000_000
-"""What a daemon accepts by default; a larger tensor is refused before it is sent."""
+MAX_MESSAGE_BYTES = 256_000_000
+"""Until a daemon has said what it takes, a larger tensor is refused before it is sent."""
 
 Picture = Any  # str | Path | PIL.Image.Image | array; see model_zoo.images.as_image
 
@@ -61,7 +63,13 @@ class _Talk:
         self._keys = load_client_keys(server_key, key_file)
         self.patience_s = patience_s
         self.retries = retries
+
+    def _connect(self) -> Connection:
+        """Begin a connection, and a session: ids begin anew, and another's answers must not be theirs."""
         self._session = uuid.uuid4().hex
+        connection = connect(self.address, self._keys)
+        self._asker = Asker(self.address, self._session, self.retries, connection)
+        return connection
 
     def _infer_call(
         self,
@@ -77,11 +85,13 @@ class _Talk:
         raw: bool,
         keep: bool = False,
     ) -> Call:
+        began_s, deadline_ms = time.monotonic(), _number(deadline_ms)
         tensor = np.ascontiguousarray(image if raw else as_image(image))
         limit = self._asker.max_message_bytes or MAX_MESSAGE_BYTES
         if tensor.nbytes > limit:
             raise TooLarge(
-                f"the {'array' if raw else 'image'} has {tensor.nbytes} bytes, at most {limit} can be sent"
+                f"the {'array' if raw else 'image'} has {tensor.nbytes} bytes, at most {limit} can be sent",
+                help="[zmq] max_message_mb is the daemon's limit; `hello()` asks for it",
             )
         if keep and tensor.flags.writeable:
             tensor = tensor.copy()
@@ -90,12 +100,12 @@ class _Talk:
             dtype=protocol.name_of(tensor.dtype),
             shape=tensor.shape,
             deadline_ms=deadline_ms,
-            reading_ms=reading_ms,
-            phi=phi,
-            top=top,
-            priority=priority,
-            min_quality=min_quality,
-            blur_px=blur_px,
+            reading_ms=_number(reading_ms),
+            phi=_whole(phi),
+            top=index(top),
+            priority=index(priority),
+            min_quality=_number(min_quality),
+            blur_px=_number(blur_px),
             session=self._session,
         )
         protocol.check_numbers(header)
@@ -105,10 +115,12 @@ class _Talk:
             return protocol.encode(protocol.INFER, header, tensor)
 
         wait_s = DEFAULT_WAIT_S if deadline_ms is None else deadline_ms / 1e3
-        return self._call(header.id, frames, wait_s, self.patience_s)
+        return self._call(header.id, frames, began_s, wait_s, self.patience_s)
 
     def _budget_call(self, budget_ms: float | None, max_phi: int | None, ttl_s: float) -> Call:
-        header = BudgetHeader(next(self._asker.ids), budget_ms, max_phi, ttl_s)
+        header = BudgetHeader(
+            next(self._asker.ids), _number(budget_ms), _whole(max_phi), float(ttl_s)
+        )
         return self._order(header.id, protocol.encode(protocol.BUDGET, header))
 
     def _policy_call(self, content: bytes, signature: bytes | None) -> Call:
@@ -120,19 +132,23 @@ class _Talk:
         return self._order(header.id, protocol.encode(protocol.HELLO, header))
 
     def _order(self, id: int, frames: list[Any]) -> Call:
-        return self._call(id, lambda _: frames, ORDER_WAIT_S, 0.0)
+        return self._call(id, lambda _: frames, time.monotonic(), ORDER_WAIT_S, 0.0)
 
     @staticmethod
     def _call(
-        id: int, frames: Callable[[float], list[Any]], wait_s: float, patience_s: float
+        id: int,
+        frames: Callable[[float], list[Any]],
+        began_s: float,
+        wait_s: float,
+        patience_s: float,
     ) -> Call:
-        now_s = time.monotonic()
-        return Call(id, frames, now_s, now_s + wait_s, now_s + wait_s + patience_s)
+        return Call(id, frames, began_s, began_s + wait_s, began_s + wait_s + patience_s)
 
 
 class Client(_Talk):
     """A connection to a daemon for one thread at a time; close it, or use it in a `with`.
 
+    In a process that was forked from the one that made it, it makes a connection of its own.
     `retries` is how often a request is asked again within its deadline, `patience_s` how long after it an
     answer is waited for. A daemon on another machine asks for keys: `server_key` is its public key or the
     file that holds it, `key_file` the client's own secret one. Raises `InvalidRequest` for what is no
@@ -149,9 +165,7 @@ class Client(_Talk):
         key_file: str | Path | None = None,
     ) -> None:
         super().__init__(address, patience_s, retries, server_key, key_file)
-        self._lock = threading.Lock()
-        self._connection = connect(self.address, self._keys)
-        self._asker = Asker(self.address, self._session, retries, self._connection)
+        self._open()
 
     def __repr__(self) -> str:
         return f"<Client(address={self.address!r})>"
@@ -164,7 +178,13 @@ class Client(_Talk):
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._connection.close()
+
+    def _open(self) -> None:
+        self._pid, self._closed = os.getpid(), False
+        self._lock = threading.Lock()
+        self._connection = self._connect()
 
     def infer(
         self,
@@ -189,7 +209,7 @@ class Client(_Talk):
         blur. With `raw` the array is sent as it is, for ladders that take no images. Raises a `RequestError`.
         """
         answer = self._ask(
-            self._infer_call(
+            lambda: self._infer_call(
                 image, deadline_ms, reading_ms, phi, top, priority, min_quality, blur_px, raw=raw
             )
         )
@@ -200,18 +220,18 @@ class Client(_Talk):
         self, budget_ms: float | None = None, *, max_phi: int | None = None, ttl_s: float = 1.0
     ) -> None:
         """Tell the daemon what may be spent for the next `ttl_s` seconds."""
-        self._ask(self._budget_call(budget_ms, max_phi, ttl_s))
+        self._ask(lambda: self._budget_call(budget_ms, max_phi, ttl_s))
 
     def push_policy(self, content: bytes, signature: bytes | None = None) -> None:
         """Offer the daemon a policy file's bytes; raise `InvalidRequest` if it does not take them.
 
         What is taken decides in the shadow first, and takes over if its promise holds.
         """
-        self._ask(self._policy_call(content, signature))
+        self._ask(lambda: self._policy_call(content, signature))
 
     def hello(self) -> OkHeader:
         """Return who answers: version, ladder, policy, whether it is ready."""
-        hello = self._ask(self._hello_call())
+        hello = self._ask(self._hello_call)
         assert isinstance(hello, OkHeader)
         return hello
 
@@ -225,16 +245,23 @@ class Client(_Talk):
                 error = NoAnswer(f"the models at {self.address} are not warm after {timeout_s:g} s")
             except NoAnswer as nobody:
                 error = nobody
-            if time.monotonic() >= until:
+            if self._closed or time.monotonic() >= until:
                 raise error
             time.sleep(0.1)
 
-    def _ask(self, call: Call) -> Answer | OkHeader:
+    def _ask(self, form: Callable[[], Call]) -> Answer | OkHeader:
+        if self._closed:
+            raise NoAnswer("the client is closed", help="make another one")
+        if (
+            self._pid != os.getpid()
+        ):  # the connection is the other process's, and so are its answers
+            self._open()
+        call = form()
         with self._lock:
             if self._connection.has_news():  # what happened since the last call is not about this
                 self._connection.take(self._asker)
-            self._asker.ask(call)
             try:
+                self._asker.ask(call)
                 while call.result is None:
                     wait_s = self._asker.tick()
                     if call.result is None:
@@ -267,8 +294,7 @@ class AsyncClient(_Talk):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._connection = connect(self.address, self._keys)
-        self._asker = Asker(self.address, self._session, self.retries, self._connection)
+        self._connection = self._connect()
         self._connection.listen(self._loop, self._on_news)
         return self
 
@@ -342,9 +368,9 @@ class AsyncClient(_Talk):
         call = form()
         future: asyncio.Future[None] = self._loop.create_future()
         call.told = lambda: future.set_result(None) if not future.done() else None
-        self._asker.ask(call)
-        self._turn()
         try:
+            self._asker.ask(call)
+            self._turn()
             await future
         finally:
             self._asker.forget(call.id)
@@ -373,3 +399,12 @@ class AsyncClient(_Talk):
     def _on_timer(self) -> None:
         self._timer = None
         self._turn()
+
+
+def _number(x: float | None) -> float | None:
+    """Return a number as the protocol knows it, numpy's among them; raise `TypeError` for what is none."""
+    return None if x is None else float(x)
+
+
+def _whole(x: int | None) -> int | None:
+    return None if x is None else index(x)

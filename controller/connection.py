@@ -26,7 +26,8 @@ from .security import ClientKeys
 from .stream import Stream, address_of, tune
 from .zmtp import Broken, Mismatch
 
-MAX_ANSWER_BYTES = 64_000_000
+MAX_ANSWER_BYTES = 1 << 30
+"""A daemon has its own limit, and says so; what is longer is no answer of one."""
 CONNECT_S = 2.0
 """A connection that is not there by then is begun again."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5

@@ -284,6 +284,11 @@ class Daemon:
         return self.service
 
     def _reply(self, asked: Asked, id: int, what: AnswerHeader | RequestError, rest: Any) -> None:
+        if (size := sum(map(len, rest))) > self.max_message_bytes:
+            limit_mb = self.config.zmq.max_message_mb
+            what = TooLarge(
+                f"the answer has {size / 1e6:.0f} MB, and a message at most {limit_mb:g} (zmq.max_message_mb)"
+            )
         if isinstance(what, RequestError):
             frames, passes = protocol.error_frames(what, id), what.retries > 0
         else:

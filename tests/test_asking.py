@@ -400,6 +400,55 @@ def test_the_async_client_keeps_what_it_was_given(
     assert asyncio.run(main()) == 2 * 270_000
 
 
+def test_numbers_of_numpy_are_numbers(fake: Callable[..., Fake]) -> None:
+    """They are taken; what is no number is refused at once, and costs no other call anything."""
+    daemon = fake("answer", "answer", "answer", "answer")
+
+    async def main() -> None:
+        async with AsyncClient(daemon.address) as client:
+            with pytest.raises(TypeError):
+                await client.infer(picture(1), phi=1.5)  # type: ignore[arg-type]
+            answer = await client.infer(
+                picture(2), phi=np.int64(1), top=np.int8(0), deadline_ms=np.float32(20_000)
+            )
+            assert answer.output.item() == 2 * 192
+
+    asyncio.run(main())
+    with Client(daemon.address) as client:
+        with pytest.raises(TypeError):
+            client.infer(picture(1), top=1.5)  # type: ignore[arg-type]
+        answer = client.infer(picture(2), phi=np.int64(1), min_quality=np.float32(0.5))
+        assert answer.output.item() == 2 * 192
+
+
+def test_a_closed_client_says_so_at_once(fake: Callable[..., Fake]) -> None:
+    client = Client(fake("answer").address)
+    client.close()
+    began_s = time.monotonic()
+    with pytest.raises(NoAnswer, match="closed"):
+        client.infer(picture(1), deadline_ms=20_000)
+    with pytest.raises(NoAnswer, match="closed"):
+        client.wait_until_ready()
+    assert time.monotonic() - began_s < 10
+
+
+def test_a_deadline_counts_from_the_call(
+    fake: Callable[..., Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes to read a picture is part of it: here all of it."""
+    late = 0.2
+
+    def slow(image: Any) -> Any:
+        time.sleep(late)
+        return image
+
+    monkeypatch.setattr("adaphi.controller.client.as_image", slow)
+    with Client(fake("answer").address, patience_s=0.1) as client:
+        client.hello()
+        with pytest.raises(NoAnswer):
+            client.infer(picture(1), deadline_ms=1e3 * late / 2)
+
+
 def test_what_the_daemon_would_not_take_is_not_sent(fake: Callable[..., Fake]) -> None:
     """Once the client was told the daemon's limit, a larger picture is refused before it is sent."""
     daemon = fake("answer")

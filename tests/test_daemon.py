@@ -410,6 +410,51 @@ def test_a_plan_for_queues_gives_way_to_those_who_wait(tmp_path: Path, checked: 
             process.wait(20)
 
 
+SESSIONS = """
+import asyncio, os, sys, zlib
+import numpy as np
+from adaphi import AsyncClient, Client
+
+def is_right(client_answer, picture):
+    low, high = client_answer.output[2:4]
+    return int(low) | int(high) << 16 == zlib.crc32(picture.data)
+
+def picture(k):
+    return np.full((8, 8, 3), k, np.uint8)
+
+again = AsyncClient(sys.argv[1])
+
+async def ask(k):
+    async with again:
+        return is_right(await again.infer(picture(k), deadline_ms=5000), picture(k))
+
+told = [asyncio.run(ask(k)) for k in (1, 2)]
+with Client(sys.argv[1]) as client:
+    told.append(is_right(client.infer(picture(3), deadline_ms=5000), picture(3)))
+    child = os.fork()
+    right = is_right(client.infer(picture(4 + bool(child)), deadline_ms=5000), picture(4 + bool(child)))
+    if not child:
+        os._exit(not right)
+    told += [right, os.waitpid(child, 0)[1] == 0]
+    told.append(is_right(client.infer(picture(6), deadline_ms=5000), picture(6)))
+print(told)
+"""
+
+
+def test_whoever_connects_is_a_session_of_its_own(tmp_path: Path, checked: Checked) -> None:
+    """Neither a client that is used again nor a process that was forked hears another's answers."""
+    with checked.start((1.0, 2.0, 4.0)) as process:
+        address = f"ipc://{tmp_path}/a.sock"
+        try:
+            with Client(address) as client:
+                client.wait_until_ready(60)
+            command = [sys.executable, "-c", SESSIONS, address]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        finally:
+            process.terminate()
+    assert told.stdout.strip() == str([True] * 6)
+
+
 def test_a_killed_daemon_leaves_its_recording(tmp_path: Path, checked: Checked) -> None:
     """After kill -9 the recording has every decision but the last half second's; `greedy` replayed on it
     decides as the daemon did."""
