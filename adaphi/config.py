@@ -26,7 +26,21 @@ def runtime_dir() -> Path:
     given = os.environ.get("XDG_RUNTIME_DIR")
     if given and Path(given).is_dir():
         return Path(given)
+    return _own_folder()
+
+
+def _own_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"adaphi-{os.getuid()}"
+
+
+def check_private(folder: Path) -> None:
+    """Raise `ConfigError` if `folder` is the one in /tmp that is to be the user's, and is somebody else's."""
+    status = folder.stat()
+    if folder == _own_folder() and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise ConfigError(
+            f"{folder} belongs to another user, or others may write there",
+            help="remove it, set XDG_RUNTIME_DIR, or choose another address in [zmq] bind",
+        )
 
 
 def default_address() -> str:

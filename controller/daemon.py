@@ -23,7 +23,7 @@ from typing import Any
 import zmq
 
 from .. import __version__
-from ..config import Config, Recorder, taken
+from ..config import Config, Recorder, check_private, taken
 from ..errors import (
     AdaphiError,
     Draining,
@@ -48,6 +48,7 @@ from .protocol import (
     AnswerHeader,
     BudgetHeader,
     HelloHeader,
+    IdHeader,
     InferHeader,
     OkHeader,
     PolicyHeader,
@@ -226,7 +227,7 @@ class Daemon:
             self._on_infer(client, protocol.decode(InferHeader, header), rest)
         elif kind == protocol.BUDGET:
             self._push(protocol.decode(BudgetHeader, header))
-            self._send_ok(client, protocol.decode(HelloHeader, header).id)
+            self._send_ok(client, protocol.decode(IdHeader, header).id)
         elif kind == protocol.POLICY:
             pushed = protocol.decode(PolicyHeader, header)
             if len(rest) != 1:
@@ -489,7 +490,11 @@ def _own(address: str) -> Iterator[None]:
     path = Path(address.removeprefix("ipc://"))
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("w")
+        check_private(path.parent)
+        beside = path.with_name(path.name + ".lock")
+        # Nothing is truncated, and no link followed: others may write where an address lies.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        lock = os.fdopen(os.open(beside, flags, 0o600), "w")
     except OSError as error:
         raise StartupError(
             f"cannot listen on {address}: {error.filename}: {error.strerror}",
@@ -511,7 +516,9 @@ def _own(address: str) -> Iterator[None]:
 
 def _id_of(message: list[Any]) -> int | None:
     """Return the id in a message that was refused, if it can still be read."""
+    if len(message) < 3 or len(message[2]) > protocol.MAX_HEADER_BYTES:
+        return None
     try:
-        return protocol.decode(HelloHeader, bytes(message[2])).id
-    except (IndexError, RequestError):
+        return protocol.decode(IdHeader, bytes(message[2])).id
+    except RequestError:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import resource
 import socket
 from collections.abc import Callable, Iterable
 
@@ -24,6 +25,10 @@ from .zmtp import allocate
 
 MAX_HEADER_BYTES = 16 * 1024
 """What a request's line and headers may have together."""
+HEAD_S = 10.0
+"""How long a head may take from its first byte, or a new connection until its first head."""
+MOST_CONNECTIONS = 1024
+"""So many connections at most, and no more than half of the descriptors that the process may have."""
 SCRATCH_BYTES = 256 * 1024
 """How much is read at a time of a body that goes through the parser."""
 WINDOW_BYTES = 2 << 20
@@ -142,6 +147,8 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _scratch = memoryview(bytearray(SCRATCH_BYTES))  # one for all: it is used up at once
     _call: Call | None = None
     _unparsed = 0
+    _head_due: asyncio.TimerHandle | None = None
+    _last_word: Sent | None = None  # to what is no HTTP, once what came before it is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -151,10 +158,15 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         connection = transport.get_extra_info("socket")
         for size in (WINDOW_BYTES, 1):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        if len(self.connections) > _most_connections():
+            self._write(failure("there are too many connections already", 503), keep_alive=False)
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take back what was asked for and is not answered."""
         super().connection_lost(exc)
+        self._head_is_here()
         if self._call is not None:
             self._call.abandon()
 
@@ -181,6 +193,8 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Have bytes parsed; close the connection on a head, or on trailers, without an end."""
+        if self._last_word is not None:
+            return
         self._unparsed += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -191,6 +205,31 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.send_400_response("this is no HTTP request")
         if self._unparsed > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response(f"a head has at most {MAX_HEADER_BYTES} bytes")
+        if self._unparsed and self._head_due is None and not self.transport.is_closing():
+            self._await_head()
+
+    def _await_head(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_due = loop.call_later(HEAD_S, self._give_up_head)
+
+    def _head_is_here(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _give_up_head(self) -> None:
+        """Close a connection on which nothing is asked, but not before what was asked is answered."""
+        self._head_due = None
+        if self._is_under_way:
+            self._await_head()
+        elif self._unparsed:
+            self._write(failure(f"no whole head within {HEAD_S:g} s", 408), keep_alive=False)
+        else:
+            self.transport.close()
+
+    @property
+    def _is_under_way(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on behind a head that offers another protocol, where the parser stops: `rest` is the body's.
@@ -205,14 +244,28 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.data_received(rest)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or has too large a head, and close the connection."""
-        self._write(failure(msg, 400), keep_alive=False)
+        """Answer what is not HTTP, or has too large a head, and close the connection.
+
+        What was asked before it, and is whole, is answered first.
+        """
+        whole = not getattr(self.cycle, "more_body", False)
+        if self._is_under_way and whole:
+            self._last_word = failure(msg, 400)
+        else:
+            self._write(failure(msg, 400), keep_alive=False)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or end the connection where what followed was none."""
+        super().on_response_complete()
+        if self._last_word is not None and not self._is_under_way:
+            self._write(self._last_word, keep_alive=False)
 
     # ---------------------------------------------------------------------------- the parser's events
 
     def on_headers_complete(self) -> None:
         """Begin a request, on one of the two ways."""
         self._unparsed = 0
+        self._head_is_here()
         call = self._direct()
         if call is None and self.parser.should_upgrade() and self._has_body():
             # Its body would be taken for the next request.
@@ -289,6 +342,13 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.transport.write(b"".join((STATUS_LINE[sent.status], *lines, b"\r\n", sent.body)))
         if not keep_alive:
             self.transport.close()
+
+
+def _most_connections() -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, descriptors // 2)
 
 
 def protocol_of(inference: Inference | None, token: bytes | None) -> type[DirectProtocol]:

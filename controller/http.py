@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import RequestError, StartupError
 from .direct import MAX_HEADER_BYTES, head_bytes, protocol_of
@@ -96,7 +96,19 @@ class _Metrics:
         self._app = make_asgi_app(registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        start: Message = {}
+
+        async def send_whole(message: Message) -> None:
+            """Send head and body with the length of it, without which HTTP/1.0 would be sent chunks."""
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            length = b"content-length", b"%d" % len(message["body"])
+            await send({**start, "headers": [*start["headers"], length]})
+            await send(message)
+
+        await self._app(scope, receive, send_whole)
 
 
 def make_server(

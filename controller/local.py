@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,10 @@ LINGER_S = 0.5
 """What was sent before the end may still leave in that time."""
 BURST = 64
 """Messages of one client that are handled in a row."""
+STALLED_S = 10.0
+"""Who has begun a message and sends no more of it for so long, or for up to twice as long, has to go."""
+MUCH_BYTES = 1 << 20
+"""Frames longer than that share a room while they come in."""
 FULL_PAUSE_S = 1.0
 """The pause before anybody else is let in, where there are too many already."""
 
@@ -45,9 +50,21 @@ class LocalPeer:
         self._loop = asyncio.get_running_loop()
         self._writes = False
         self._gone = False
+        self._progress: object = None
         self._loop.add_reader(plain, self._read)
         self._timer = self._loop.call_later(HANDSHAKE_S, self._check_handshake)
         self._loop.call_soon(self._write)
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what is kept of a message that has begun and is not whole."""
+        return self._stream.wire.held_bytes
+
+    def check_progress(self) -> None:
+        """End the connection if its message is no further than when last asked."""
+        before, self._progress = self._progress, self._stream.wire.progress
+        if self._progress is not None and self._progress == before:
+            self.close()
 
     def send(self, frames: list[Any]) -> bool:
         """Send without waiting; return False if the client is gone or does not keep up."""
@@ -128,7 +145,8 @@ class LocalPeer:
 class LocalRouter:
     """Listens at one address and gives `on_message(peer, frames)` what arrives.
 
-    A frame or a message of more than `limit_bytes` ends its connection; long frames go where `allocate` says.
+    A frame or a message of more than `limit_bytes` ends its connection, as does one for which those that come
+    in leave no room of as many bytes, or that stops on its way; long frames go where `allocate` says.
     Raises `OSError` if it cannot listen.
     """
 
@@ -143,10 +161,11 @@ class LocalRouter:
         self._new_peer = partial(
             LocalPeer,
             limit_bytes=limit_bytes,
-            allocate=allocate,
+            allocate=self._allocate_within,
             on_message=on_message,
             on_end=self._forget,
         )
+        self._allocate, self._limit_bytes = allocate, limit_bytes
         self._peers: set[LocalPeer] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -158,14 +177,18 @@ class LocalRouter:
             elif family != socket.AF_UNIX:
                 self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind(where)
+            if family == socket.AF_UNIX and not where.startswith("\0"):
+                os.chmod(where, 0o600)  # whatever the umask
             self._listener.listen()
         except OSError:
             self._listener.close()
             raise
         self._listen()
+        self._watch = self._loop.call_later(STALLED_S, self._look_after)
 
     def close(self) -> None:
         """Listen no longer, and end the connections; what was sent may still leave within its linger."""
+        self._watch.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listener)
@@ -192,3 +215,13 @@ class LocalRouter:
 
     def _forget(self, peer: LocalPeer) -> None:
         self._peers.discard(peer)
+
+    def _look_after(self) -> None:
+        for peer in list(self._peers):
+            peer.check_progress()
+        self._watch = self._loop.call_later(STALLED_S, self._look_after)
+
+    def _allocate_within(self, size: int) -> memoryview:
+        if size > MUCH_BYTES and size + sum(p.held_bytes for p in self._peers) > self._limit_bytes:
+            raise Broken(f"no room for {size} bytes beside what is coming in")
+        return self._allocate(size)

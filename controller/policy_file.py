@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..config import Config
 from ..errors import AdaphiError, ConfigError, InvalidRequest, MissingExtraError, PolicyError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 log = logging.getLogger("adaphi")
+
+Seen: TypeAlias = tuple[int, int, int]
+"""A file's time, size and node."""
 
 
 class PolicySource:
@@ -108,7 +111,7 @@ class PolicyGate:
 
 
 class WatchedFile:
-    """A file that is looked at now and then; it has changed when its time, size or node has."""
+    """A file and its signature, looked at now and then: changed if time, size or node of either has."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,12 +125,17 @@ class WatchedFile:
         self._seen = now
         return True
 
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+    def _look(self) -> tuple[Seen, Seen | None] | None:
+        seen = _seen(self.path)
+        return None if seen is None else (seen, _seen(signature_path(self.path)))
+
+
+def _seen(path: Path) -> Seen | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def signature_path(path: Path) -> Path:

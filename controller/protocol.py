@@ -58,6 +58,12 @@ Session = Annotated[str, Meta(max_length=64)]
 """What a client calls itself, random and nobody else's; empty: its requests are never repeated."""
 
 
+class IdHeader(msgspec.Struct):
+    """What every message of a client has."""
+
+    id: int
+
+
 class InferHeader(msgspec.Struct):
     """A request: `deadline_ms` from arrival; `reading_ms`, if given, is what the policy decides on.
 

@@ -57,7 +57,9 @@ def make_keys(folder: Path, names: list[str]) -> list[Path]:
     `InputError` for a name that is taken or is none, before anything is written.
     """
     clients = folder / CLIENTS
-    for name in names:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise InputError(f"{name!r} is named twice")
         if not re.fullmatch(r"\w[\w.-]*", name) or name == SERVER:
             raise InputError(f"{name!r} cannot be a client's name", help="use letters and digits")
         for path in (clients / f"{name}.key", folder / f"{name}.key_secret"):
@@ -66,7 +68,8 @@ def make_keys(folder: Path, names: list[str]) -> list[Path]:
     written = []
     with _private_files():
         clients.mkdir(parents=True, exist_ok=True)
-        if not (folder / f"{SERVER}.key_secret").exists():
+        # Its secret half may have gone where it belongs: the public one is known to clients.
+        if not any((folder / f"{SERVER}.{end}").exists() for end in ("key", "key_secret")):
             written += [Path(path) for path in create_certificates(folder, SERVER)]
         if not (folder / TOKEN).exists():
             (folder / TOKEN).write_text(secrets.token_urlsafe(32) + "\n")

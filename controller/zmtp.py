@@ -101,6 +101,22 @@ class Wire:
         self._frames: list[Any] = []
         self._bytes = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Return what is kept of a message that is not whole."""
+        return self._bytes + (0 if self._long is None else len(self._long))
+
+    @property
+    def progress(self) -> tuple[int, ...] | None:
+        """Return how far a message that has begun is, None between two; no two stages are alike."""
+        stage = (
+            len(self._frames),
+            self._bytes,
+            self._filled if self._long is not None else -1,
+            self._end,
+        )
+        return stage if stage != (0, 0, -1, 0) else None
+
     def buffer(self) -> memoryview:
         """Return where the next bytes belong."""
         if self._long is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..errors import PolicyError
 
 SCHEMA = 1
 _MAX_FILE_BYTES = 256 * 1024 * 1024
+_MAX_INFLATED_BYTES = 64 * 1024 * 1024
 _MAGIC = b"PK"  # a zip file, as numpy packs arrays
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,6 +41,10 @@ def unpack(content: bytes) -> tuple[Arrays, dict[str, Any]]:
     """Return what was packed, less schema and digest; raise `PolicyError` if it is not what it was."""
     if not content.startswith(_MAGIC):
         raise PolicyError("not a policy file", help="`adaphi solve` writes one")
+    with whole(), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        # zipfile reads no further than an entry says that it goes.
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_INFLATED_BYTES:
+            raise PolicyError(f"larger than {_MAX_INFLATED_BYTES >> 20} MiB, which no policy is")
     with whole(), np.load(io.BytesIO(content), allow_pickle=False) as file:
         arrays: Arrays = {name: file[name] for name in file.files}
         meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ def test_failures_are_one_line(folder: Path) -> None:
         ("keys -o profile.json", "profile.json/clients: Not a directory"),
         ("push profile.json --address ipc://none", "nothing listens there"),
         ("status --url 127.0.0.1:8757", "is no URL"),
+        ("status --url http://[::1", "not as a daemon does"),
         ("status --url http://127.0.0.1:9", "no daemon answered at http://127.0.0.1:9: Connection"),
         ("solve --profile profile.json --trace one.csv -o p.npz", "at least two rows, found 1"),
         ("compare --profile profile.json --train one.csv --test one.csv", "two rows, found 1"),
@@ -86,6 +89,27 @@ def commands() -> list[list[str]]:
         return [[name, *rest] for name, sub in inner.items() for rest in below(sub)] or [[]]
 
     return below(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("said", ['{"ok": true}', "[]", "null", "hello"])
+def test_what_answers_and_is_no_daemon_is_told(said: str, folder: Path) -> None:
+    """`adaphi status` at a port where something else is at home."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        err = run("status", "--url", url, cwd=folder, code=1)
+        server.shutdown()
+    assert "not as a daemon does" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)

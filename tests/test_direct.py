@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import random
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -338,6 +339,116 @@ def test_who_goes_away_leaves_nothing() -> None:
         assert len(server.desk.cancelled) == 2
 
     run(body)
+
+
+async def ended(line: Line) -> bytes:
+    """Return all that still comes on a connection, to its end."""
+    return await line.reader.read()
+
+
+def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a head is answered with 408, silence with nothing; what was asked before is answered first."""
+    monkeypatch.setattr(direct, "HEAD_S", 0.2)
+
+    async def body(server: Server, connect: Any) -> None:
+        half, mute, behind = await connect(), await connect(), await connect()
+        half.writer.write(b"GET /healthz HT")
+        server.desk.slow = True
+        behind.writer.write(request())
+        await asyncio.sleep(0.05)
+        behind.writer.write(b"POST /v2/mod")
+        assert (await half.answer())[0] == 408
+        assert await ended(half) == await ended(mute) == b""
+        await asyncio.sleep(0.3)
+        server.desk.answer(-1)
+        assert output(await behind.answer()) == digest()
+        assert (await behind.answer())[0] == 408
+        kept = await connect()
+        server.desk.slow = False
+        for _ in range(3):
+            assert output(await kept.ask(request())) == digest()
+            await asyncio.sleep(0.25)  # idle between two requests: another limit
+
+    run(body)
+
+
+def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MOST_CONNECTIONS", 2)
+
+    async def body(server: Server, connect: Any) -> None:
+        lines = [await connect() for _ in range(3)]
+        assert (await lines[2].answer())[0] == 503
+        assert await ended(lines[2]) == b""
+        lines[1].writer.close()
+        await asyncio.sleep(0.1)
+        for line in (lines[0], await connect()):
+            assert output(await line.ask(request())) == digest()
+
+    run(body)
+
+
+@pytest.mark.parametrize("how", ["plain", "chunked"])
+@pytest.mark.parametrize(
+    "behind",
+    [b"no HTTP\r\n\r\n", request(Upgrade="h2c", Connection="Upgrade").replace(b"/infer", b"/x")],
+)
+def test_what_follows_and_is_no_request_is_answered_after_what_was(behind: bytes, how: str) -> None:
+    async def body(server: Server, connect: Any) -> None:
+        server.desk.slow = True
+        line = await connect()
+        line.writer.write(request(how=how) + behind + request())
+        while not server.desk.asked:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        server.desk.answer(-1)
+        assert output(await line.answer()) == digest()
+        assert (await line.answer())[0] == 400
+        assert await ended(line) == b"" and len(server.desk.asked) == 1
+
+    run(body)
+
+
+def test_old_clients_are_sent_metrics_in_one_piece() -> None:
+    """HTTP/1.0 knows no chunks."""
+
+    async def body(server: Server, connect: Any) -> None:
+        line = await connect()
+        line.writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        head, _, body = (await ended(line)).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert f"content-length: {len(body)}".encode() in head.lower()
+
+    run(body)
+
+
+def test_of_long_json_one_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numbers of Python's a body takes thirty times its size."""
+    reading, most = 0, 0
+    read = oip_routes.oip.read
+
+    def counted(*given: Any) -> Any:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        time.sleep(0.02)
+        reading -= 1
+        return read(*given)
+
+    monkeypatch.setattr(oip_routes.oip, "read", counted)
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    tensor = {"name": "image", "shape": pixels.shape, "datatype": "UINT8", "data": pixels.tolist()}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": False}}).encode()
+    head = f"POST /v2/models/small/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n"
+
+    async def body(server: Server, connect: Any) -> None:
+        lines = [await connect() for _ in range(3)]
+        for line in lines:
+            line.writer.write(head.encode() + text)
+        for line in lines:
+            assert output(await line.answer()) == digest(pixels)
+
+    run(body)
+    assert most == 1
 
 
 def test_who_does_not_read_is_not_written_for() -> None:

@@ -7,10 +7,12 @@ import os
 import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from adaphi.config import load_config
+from adaphi.controller import daemon
 from adaphi.errors import ConfigError, PolicyError, TraceError
 from adaphi.model_zoo import Latency, Profile, VariantProfile
 from adaphi.policies import TablePolicy, artefact
@@ -144,3 +146,19 @@ def test_a_policy_is_written_to_what_its_path_means(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Is a directory"):
         artefact.write(tmp_path / "folder", b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "link.npz", "pipe", "real.npz"]
+
+
+def test_a_policy_that_inflates_beyond_measure_is_refused_before_it_does() -> None:
+    """A few hundred kilobytes on the wire, 80 MB of zeros."""
+    packed = artefact.pack({"table": np.zeros(80_000_000, np.uint8)}, {})
+    assert len(packed) < 1_000_000
+    with pytest.raises(PolicyError, match="larger than 64 MiB"):
+        artefact.unpack(packed)
+
+
+def test_a_header_beyond_its_limit_is_not_read_for_its_id() -> None:
+    """Who sends one is refused without being named."""
+    header = msgspec.msgpack.encode({"id": 7, "asked": list(range(40_000))})
+    assert daemon._id_of([b"ADP1", b"H", header]) is None
+    assert daemon._id_of([b"ADP1", b"H", msgspec.msgpack.encode({"id": 7})]) == 7
+    assert daemon._id_of([b"ADP1"]) is daemon._id_of([b"ADP1", b"H", b"\xff"]) is None

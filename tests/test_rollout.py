@@ -143,13 +143,15 @@ def test_a_key_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_file_changes_once(tmp_path: Path) -> None:
-    """Written anew it has changed, once; gone it has not; put in its place by a rename it has."""
+    """Written anew, put in its place, or signed, it has changed, once; gone it has not."""
     path = tmp_path / "p"
     path.write_text("one")
     watched = WatchedFile(path)
     assert not watched.changed()
     (tmp_path / "q").write_text("two")
     os.replace(tmp_path / "q", path)
+    assert watched.changed() and not watched.changed()
+    signature_path(path).write_text("signed")  # it may come a moment after what it signs
     assert watched.changed() and not watched.changed()
     path.unlink()
     assert not watched.changed()

@@ -29,6 +29,8 @@ from starlette.routing import Route
 from adaphi import AsyncClient, Client
 from adaphi.config import Zmq, load_config
 from adaphi.controller import http, protocol
+from adaphi.controller.daemon import _own
+from adaphi.controller.local import LocalRouter
 from adaphi.controller.policy_file import PolicyGate
 from adaphi.controller.routers import Routers
 from adaphi.controller.security import load_pair, load_token, make_keys
@@ -63,6 +65,51 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
             make_keys(folder, names)
     assert {p.name for p in make_keys(folder, ["drone"])} == {"drone.key", "drone.key_secret"}
     assert all(path.read_bytes() == before for path, before in content.items())
+
+
+def test_a_daemon_s_pair_outlives_its_secret_half_s_move(tmp_path: Path) -> None:
+    """The secret goes to the device; what clients know of it stays what it is."""
+    make_keys(tmp_path, ["camera"])
+    known = (tmp_path / "server.key").read_bytes()
+    (tmp_path / "server.key_secret").rename(tmp_path / "moved")
+    make_keys(tmp_path, ["drone"])
+    assert (tmp_path / "server.key").read_bytes() == known
+    assert not (tmp_path / "server.key_secret").exists()
+    with pytest.raises(InputError, match="twice"):
+        make_keys(tmp_path, ["a", "a"])
+
+
+def test_a_socket_is_its_user_s_whatever_the_umask(tmp_path: Path) -> None:
+    async def main() -> int:
+        router = LocalRouter(f"ipc://{tmp_path}/s", 1000, lambda *_: None)
+        mode = (tmp_path / "s").stat().st_mode & 0o777
+        router.close()
+        return mode
+
+    before = os.umask(0)
+    try:
+        assert asyncio.run(main()) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_stranger_s_folder_is_not_taken_for_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what a link in the lock's place names emptied."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = tmp_path / f"adaphi-{os.getuid()}"
+    own.mkdir(mode=0o700)
+    with _own(f"ipc://{own}/adaphi.sock"):
+        pass
+    own.chmod(0o777)
+    with pytest.raises(ConfigError, match="others may write"), _own(f"ipc://{own}/adaphi.sock"):
+        pass
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "s.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(StartupError), _own(f"ipc://{tmp_path}/s"):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_what_is_no_secret_is_refused(tmp_path: Path) -> None:

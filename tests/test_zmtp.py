@@ -18,7 +18,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaphi.controller import zmtp
+from adaphi.controller import local, zmtp
 from adaphi.controller.connection import PlainConnection
 from adaphi.controller.local import BURST, LocalRouter
 from adaphi.controller.stream import address_of
@@ -225,6 +225,74 @@ def test_a_client_that_says_nothing_has_to_go(address: str, monkeypatch: Any) ->
             while data := one.recv(1000):
                 seen += data
             assert seen == zmtp.greeting()
+
+
+def test_a_message_that_stops_on_its_way_has_to_go(tmp_path: Path, monkeypatch: Any) -> None:
+    """Whether in a frame's head, in a long frame or between two; one who sends on, or nothing, stays."""
+    monkeypatch.setattr(local, "STALLED_S", 0.1)
+    long = on_wire([bytes(200_000)])
+    stops = [long[:5], long[:-1], zmtp.encode([b"first", b"more"])[0][:7]]
+
+    async def main() -> None:
+        heard: list[Any] = []
+        router = LocalRouter(
+            f"ipc://{tmp_path}/s", LIMIT_BYTES, lambda _, frames: heard.append(frames)
+        )
+        pairs = [await asyncio.open_unix_connection(f"{tmp_path}/s") for _ in range(5)]
+        (*halted, slow, idle) = pairs
+        for _, writer in pairs:
+            writer.write(zmtp.greeting() + zmtp.ready(b"DEALER"))
+        for (_, writer), bytes_ in zip(halted, stops, strict=True):
+            writer.write(bytes_)
+        for k in range(20):
+            slow[1].write(long[k * 10_000 : (k + 1) * 10_000])
+            await asyncio.sleep(0.03)
+        slow[1].write(long[200_000:])
+        async with asyncio.timeout(5):
+            for reader, _ in halted:
+                with suppress(ConnectionError):
+                    await reader.read()  # to its end
+            while not heard:
+                await asyncio.sleep(0.01)
+            for _, writer in (slow, idle):
+                writer.write(on_wire([b"still here"]))
+            while len(heard) < 3:
+                await asyncio.sleep(0.01)
+        for _, writer in pairs:
+            writer.close()
+        router.close()
+
+    asyncio.run(main())
+
+
+def test_what_comes_in_at_a_time_has_a_limit(tmp_path: Path) -> None:
+    """Long frames that are not whole share one room: the one that finds none ends its connection."""
+    size = 2 * local.MUCH_BYTES
+
+    async def main() -> None:
+        heard: list[Any] = []
+        router = LocalRouter(
+            f"ipc://{tmp_path}/s", 2 * size, lambda _, frames: heard.append(frames)
+        )
+        pairs = [await asyncio.open_unix_connection(f"{tmp_path}/s") for _ in range(3)]
+        begin = on_wire([bytes(size)])[:-1]
+        for _, writer in pairs:
+            writer.write(zmtp.greeting() + zmtp.ready(b"DEALER") + begin)
+            with suppress(ConnectionError):  # the last one finds no room
+                await writer.drain()
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                await pairs[2][0].read()  # to its end
+            for _, writer in pairs[:2]:
+                writer.write(b"\0")
+            while len(heard) < 2:
+                await asyncio.sleep(0.01)
+        for _, writer in pairs:
+            writer.close()
+        router.close()
+
+    asyncio.run(main())
 
 
 def test_one_who_floods_leaves_others_their_turn(tmp_path: Path) -> None:

@@ -161,12 +161,15 @@ def status(
 
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url!r} is no URL", help=_URL)
-    request = Request(url.rstrip("/") + "/status")
-    if token_file is not None:
-        request.add_header("Authorization", f"Bearer {load_token(token_file).decode()}")
+    token = None if token_file is None else load_token(token_file).decode()
     try:
+        request = Request(url.rstrip("/") + "/status")
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
         with urlopen(request, timeout=5) as answer:
             state = json.load(answer)
+        if not isinstance(state, dict) or "worker_restarts" not in state:
+            raise ValueError("no daemon's state")
     except HTTPError as error:
         if error.code != 401:
             raise InputError(
