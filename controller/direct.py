@@ -124,9 +124,8 @@ class Call:
         self._finish(failure(f"the body did not arrive within {BODY_S:g} s", 408))
 
     def _finish(self, sent: Sent) -> None:
-        if (
-            self.response_complete
-        ):  # what failed once it was queued has its answer, and gets no other
+        # What failed once it was queued has its answer, and gets no other.
+        if self.response_complete:
             return
         self.response_complete = True
         self._let_go()
