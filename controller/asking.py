@@ -67,6 +67,7 @@ class Call:
     asked: bool = False  # the last attempt may still be answered
     due_s: float = 0.0
     error: RequestError | None = None  # what the last attempt heard
+    handed_s: float = 0.0  # when it was formed, and could first be sent
 
 
 class Line(Protocol):
@@ -126,6 +127,7 @@ class Asker:
             self._heard_s = now_s
         if self._refused:
             self._redial(now_s)
+        call.handed_s = now_s
         self._calls[call.id] = call
         self._next_s = min(self._next_s, call.deadline_s, now_s + PROBE_S)
         self._attempt(call, now_s)
@@ -234,7 +236,7 @@ class Asker:
             seen = f"the connection was lost {now_s - self._lost_s:.1f} s ago"
         elif self._connected:
             seen = "connected, but nothing comes"
-        elif call.deadline_s <= call.began_s:
+        elif call.deadline_s <= call.handed_s:
             seen = "the deadline left no time"
         elif self._line.reached:
             seen = "somebody listens there who says nothing as a daemon does: it hangs, or is none"

@@ -40,8 +40,8 @@ ORDER_WAIT_S = 2.0
 """How long a hello, a budget or a policy waits for its reply."""
 RETRIES = 4
 """How often a request is asked again, if nothing else is said."""
-MAX_MESSAGE_BYTES = 256_000_000
-"""Until a daemon has said what it takes, a larger tensor is refused before it is sent."""
+MAX_MESSAGE_BYTES = 64_000_000
+"""What a daemon accepts by default; until it has said more, a larger tensor is refused before it is sent."""
 
 Picture = Any  # str | Path | PIL.Image.Image | array; see model_zoo.images.as_image
 
@@ -91,7 +91,7 @@ class _Talk:
         if tensor.nbytes > limit:
             raise TooLarge(
                 f"the {'array' if raw else 'image'} has {tensor.nbytes} bytes, at most {limit} can be sent",
-                help="[zmq] max_message_mb is the daemon's limit; `hello()` asks for it",
+                help="where [zmq] max_message_mb is more, ask the daemon first: `hello()`",
             )
         if keep and tensor.flags.writeable:
             tensor = tensor.copy()

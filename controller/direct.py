@@ -204,7 +204,8 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.send_400_response("this is no HTTP request")
         if self._unparsed > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response(f"a head has at most {MAX_HEADER_BYTES} bytes")
-        if self._unparsed and self._head_due is None and not self.transport.is_closing():
+        begun = self._unparsed and bytes(data).strip(b"\r\n")  # an empty line is none of a head
+        if begun and self._head_due is None and not self.transport.is_closing():
             self._await_head()
 
     def _await_head(self) -> None:
@@ -245,7 +246,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, or has too large a head, and close the connection.
 
-        What was asked before it, and is whole, is answered first.
+        What was asked before it is answered first, but not where it breaks a body that is still to come.
         """
         whole = not getattr(self.cycle, "more_body", False)
         if self._is_under_way and whole:
@@ -277,6 +278,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, on the direct way the one that came with the head."""
         self._unparsed = 0
+        self._head_is_here()
         cycle: object = self.cycle
         if isinstance(cycle, Call):
             cycle.add(body)
@@ -286,6 +288,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         """Take note of the end of a body; on the direct way its length told."""
         self._unparsed = 0
+        self._head_is_here()
         if not isinstance(self.cycle, Call):
             super().on_message_complete()
 

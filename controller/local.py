@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -25,8 +26,6 @@ BURST = 64
 """Messages of one client that are handled in a row."""
 STALLED_S = 10.0
 """Who has begun a message and sends no more of it for so long, or for up to twice as long, has to go."""
-MUCH_BYTES = 1 << 20
-"""Frames longer than that share a room while they come in."""
 FULL_PAUSE_S = 1.0
 """The pause before anybody else is let in, where there are too many already."""
 
@@ -54,11 +53,6 @@ class LocalPeer:
         self._loop.add_reader(plain, self._read)
         self._timer = self._loop.call_later(HANDSHAKE_S, self._check_handshake)
         self._loop.call_soon(self._write)
-
-    @property
-    def held_bytes(self) -> int:
-        """Return what is kept of a message that has begun and is not whole."""
-        return self._stream.wire.held_bytes
 
     def check_progress(self) -> None:
         """End the connection if its message is no further than when last asked."""
@@ -145,9 +139,8 @@ class LocalPeer:
 class LocalRouter:
     """Listens at one address and gives `on_message(peer, frames)` what arrives.
 
-    A frame or a message of more than `limit_bytes` ends its connection, as does one for which those that come
-    in leave no room of as many bytes, or that stops on its way; long frames go where `allocate` says.
-    Raises `OSError` if it cannot listen.
+    A frame or a message of more than `limit_bytes`, or that stops on its way, ends its connection; long
+    frames go where `allocate` says. Raises `OSError` if it cannot listen.
     """
 
     def __init__(
@@ -161,11 +154,10 @@ class LocalRouter:
         self._new_peer = partial(
             LocalPeer,
             limit_bytes=limit_bytes,
-            allocate=self._allocate_within,
+            allocate=allocate,
             on_message=on_message,
             on_end=self._forget,
         )
-        self._allocate, self._limit_bytes = allocate, limit_bytes
         self._peers: set[LocalPeer] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -178,7 +170,8 @@ class LocalRouter:
                 self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind(where)
             if family == socket.AF_UNIX and not where.startswith("\0"):
-                os.chmod(where, 0o600)  # whatever the umask
+                # The group's part is the umask's; nobody else's it ever is.
+                os.chmod(where, stat.S_IMODE(os.stat(where).st_mode) & 0o770)
             self._listener.listen()
         except OSError:
             self._listener.close()
@@ -220,8 +213,3 @@ class LocalRouter:
         for peer in list(self._peers):
             peer.check_progress()
         self._watch = self._loop.call_later(STALLED_S, self._look_after)
-
-    def _allocate_within(self, size: int) -> memoryview:
-        if size > MUCH_BYTES and size + sum(p.held_bytes for p in self._peers) > self._limit_bytes:
-            raise Broken(f"no room for {size} bytes beside what is coming in")
-        return self._allocate(size)

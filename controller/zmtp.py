@@ -102,11 +102,6 @@ class Wire:
         self._bytes = 0
 
     @property
-    def held_bytes(self) -> int:
-        """Return what is kept of a message that is not whole."""
-        return self._bytes + (0 if self._long is None else len(self._long))
-
-    @property
     def progress(self) -> tuple[int, ...] | None:
         """Return how far a message that has begun is, None between two; no two stages are alike."""
         stage = (

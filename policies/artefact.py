@@ -60,10 +60,11 @@ def unpack(content: bytes) -> tuple[Arrays, dict[str, Any]]:
 
 def write(path: str | Path, content: bytes) -> None:
     """Write a policy to `path`, whole or not at all; what is no file, such as a device, is written into."""
-    path = Path(path).resolve()
+    path = Path(path)
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
+    path = path.resolve()  # a link stays one
     beside = path.with_name(path.name + ".part")
     try:
         beside.write_bytes(content)

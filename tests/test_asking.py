@@ -443,10 +443,9 @@ def test_a_deadline_counts_from_the_call(
         return image
 
     monkeypatch.setattr("adaphi.controller.client.as_image", slow)
-    with Client(fake("answer").address, patience_s=0.1) as client:
-        client.hello()
-        with pytest.raises(NoAnswer):
-            client.infer(picture(1), deadline_ms=1e3 * late / 2)
+    client = Client(fake("answer").address, patience_s=0.1)
+    with client, pytest.raises(NoAnswer, match="the deadline left no time"):
+        client.infer(picture(1), deadline_ms=1e3 * late / 2)
 
 
 def test_what_the_daemon_would_not_take_is_not_sent(fake: Callable[..., Fake]) -> None:

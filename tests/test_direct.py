@@ -372,6 +372,27 @@ def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.Monke
     run(body)
 
 
+def test_a_body_in_pieces_leaves_its_connection_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk's size that comes alone, or an empty line behind a body, begins no head: it may be idle."""
+    monkeypatch.setattr(direct, "HEAD_S", 0.1)
+
+    async def body(server: Server, connect: Any) -> None:
+        chunked, plain = await connect(), await connect()
+        sent = request(how="chunked")
+        for place in (sent.index(b"\r\n\r\n") + 5, len(sent) - 4, len(sent)):
+            chunked.writer.write(sent[:place])
+            sent = sent[place:]
+            await asyncio.sleep(0.02)
+        assert output(await chunked.answer()) == digest()
+        assert output(await plain.ask(request())) == digest()
+        plain.writer.write(b"\r\n")
+        await asyncio.sleep(0.3)
+        for line in (chunked, plain):
+            assert output(await line.ask(request())) == digest()
+
+    run(body)
+
+
 def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "MOST_CONNECTIONS", 2)
 

@@ -79,16 +79,21 @@ def test_a_daemon_s_pair_outlives_its_secret_half_s_move(tmp_path: Path) -> None
         make_keys(tmp_path, ["a", "a"])
 
 
-def test_a_socket_is_its_user_s_whatever_the_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "expected"), [(0, 0o770), (0o007, 0o770), (0o077, 0o700)])
+def test_a_socket_is_closed_to_strangers_whatever_the_umask(
+    tmp_path: Path, umask: int, expected: int
+) -> None:
+    """Whether its group may connect is the umask's to say, as the unit's does."""
+
     async def main() -> int:
         router = LocalRouter(f"ipc://{tmp_path}/s", 1000, lambda *_: None)
         mode = (tmp_path / "s").stat().st_mode & 0o777
         router.close()
         return mode
 
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
-        assert asyncio.run(main()) == 0o600
+        assert asyncio.run(main()) == expected
     finally:
         os.umask(before)
 

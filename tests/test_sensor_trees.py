@@ -332,6 +332,21 @@ def test_a_limit_of_which_nothing_is_known_any_more_is_no_freedom(
     assert sensor.read(1.0) is None
 
 
+def test_limits_that_are_set_later_hold_and_a_group_may_change(tmp_path: Path) -> None:
+    """A limit that appears while the daemon runs counts; moved to another group, it is that one's."""
+    folder = "sys/fs/cgroup/a"
+    free = {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/cgroup.controllers": "memory\n"}
+    root = write(tmp_path, PROC | free | {f"{folder}/cgroup.procs": "1\n"})
+    sensor = MemorySensor(root)
+    assert read(sensor, 0.0).available_bytes == 4_000_000 * 1024
+    limit = {"memory.max": f"{100 * MIB}\n", "memory.current": f"{60 * MIB}\n"}
+    write(root, {f"{folder}/{name}": value for name, value in limit.items()})
+    assert read(sensor, 1.0).available_bytes == 40 * MIB
+    shutil.rmtree(root / folder)
+    write(root, {"proc/self/cgroup": "0::/b\n", "sys/fs/cgroup/b/memory.max": "max\n"})
+    assert read(sensor, 3.0).available_bytes == 4_000_000 * 1024
+
+
 def test_a_dead_sensor_s_share_is_no_number(tmp_path: Path, sized: Profile) -> None:
     """The share of a resource that is free is as old as its sensor's last word: no alert may go by it."""
     root = write(tmp_path / "live", PROC | UNIFIED)

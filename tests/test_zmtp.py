@@ -265,36 +265,6 @@ def test_a_message_that_stops_on_its_way_has_to_go(tmp_path: Path, monkeypatch: 
     asyncio.run(main())
 
 
-def test_what_comes_in_at_a_time_has_a_limit(tmp_path: Path) -> None:
-    """Long frames that are not whole share one room: the one that finds none ends its connection."""
-    size = 2 * local.MUCH_BYTES
-
-    async def main() -> None:
-        heard: list[Any] = []
-        router = LocalRouter(
-            f"ipc://{tmp_path}/s", 2 * size, lambda _, frames: heard.append(frames)
-        )
-        pairs = [await asyncio.open_unix_connection(f"{tmp_path}/s") for _ in range(3)]
-        begin = on_wire([bytes(size)])[:-1]
-        for _, writer in pairs:
-            writer.write(zmtp.greeting() + zmtp.ready(b"DEALER") + begin)
-            with suppress(ConnectionError):  # the last one finds no room
-                await writer.drain()
-            await asyncio.sleep(0.1)
-        async with asyncio.timeout(5):
-            with suppress(ConnectionError):
-                await pairs[2][0].read()  # to its end
-            for _, writer in pairs[:2]:
-                writer.write(b"\0")
-            while len(heard) < 2:
-                await asyncio.sleep(0.01)
-        for _, writer in pairs:
-            writer.close()
-        router.close()
-
-    asyncio.run(main())
-
-
 def test_one_who_floods_leaves_others_their_turn(tmp_path: Path) -> None:
     """Thousands of messages that come at once are handled a few at a time; none is lost or overtaken."""
     seen: list[int] = []

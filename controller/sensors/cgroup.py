@@ -24,9 +24,8 @@ class Cgroup:
     def __init__(self, root: str | Path = "/") -> None:
         self._cpu_unified, self._cpu = _groups(Path(root), "cpu")
         self._memory_unified, self._memory = _groups(Path(root), "memory")
-        self._memory_files = _UNIFIED if self._memory_unified else _VERSION_1
-        # The group at the root of a machine has no limit, and no file of one.
-        self._limited = [g for g in self._memory if (g / self._memory_files[0][0]).exists()]
+        self._root = Path(root)
+        self._limitable: set[Path] = set()  # groups whose limit on memory could be read
 
     def pressure_file(self, resource: str) -> Path | None:
         """Return where version 2 tells our group's own pressure; None under version 1."""
@@ -54,7 +53,18 @@ class Cgroup:
 
         Cached files that have not been used lately count as free: the kernel drops them before it kills.
         """
-        rooms = [room for group in self._limited if (room := self._room(group)) is not None]
+        try:
+            return self._memory_room()
+        except OSError:  # perhaps we were moved to another group, and the one before is gone
+            self._memory_unified, groups = _groups(self._root, "memory")
+            if not groups:
+                raise
+            self._memory = groups
+            self._limitable &= set(groups)
+            return self._memory_room()
+
+    def _memory_room(self) -> int | None:
+        rooms = [room for group in self._memory if (room := self._room(group)) is not None]
         return min(rooms, default=None)
 
     def _cpu_limit(self, group: Path) -> float | None:
@@ -68,9 +78,12 @@ class Cgroup:
         return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
     def _room(self, group: Path) -> int | None:
-        names, used_name, idle_name = self._memory_files
+        names, used_name, idle_name = _UNIFIED if self._memory_unified else _VERSION_1
         if text(group / names[0]) is None:
-            raise OSError(f"{group / names[0]} can no longer be read")
+            if group in self._limitable:
+                raise OSError(f"{group / names[0]} can no longer be read")
+            return None  # the group at the root of a machine has no limit, and no file of one
+        self._limitable.add(group)
         limits = [limit for name in names if (limit := number(group / name)) is not None]
         if min(limits, default=_UNLIMITED_BYTES) >= _UNLIMITED_BYTES:
             return None
