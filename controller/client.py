@@ -252,9 +252,8 @@ class Client(_Talk):
     def _ask(self, form: Callable[[], Call]) -> Answer | OkHeader:
         if self._closed:
             raise NoAnswer("the client is closed", help="make another one")
-        if (
-            self._pid != os.getpid()
-        ):  # the connection is the other process's, and so are its answers
+        # After a fork the connection is the other process's, and so are its answers.
+        if self._pid != os.getpid():
             self._open()
         call = form()
         with self._lock:

@@ -165,7 +165,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take back what was asked for and is not answered."""
         super().connection_lost(exc)
-        self._head_is_here()
+        self._parsed()
         if self._call is not None:
             self._call.abandon()
 
@@ -204,15 +204,18 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.send_400_response("this is no HTTP request")
         if self._unparsed > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response(f"a head has at most {MAX_HEADER_BYTES} bytes")
-        begun = self._unparsed and bytes(data).strip(b"\r\n")  # an empty line is none of a head
-        if begun and self._head_due is None and not self.transport.is_closing():
+        settled = self._head_due is not None or self.transport.is_closing()
+        # An empty line begins no head.
+        if self._unparsed and not settled and bytes(data).strip(b"\r\n"):
             self._await_head()
 
     def _await_head(self) -> None:
         loop = asyncio.get_running_loop()
         self._head_due = loop.call_later(HEAD_S, self._give_up_head)
 
-    def _head_is_here(self) -> None:
+    def _parsed(self) -> None:
+        """Note that the parser got through all that it was given, or that no more is waited for."""
+        self._unparsed = 0
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
@@ -264,8 +267,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, on one of the two ways."""
-        self._unparsed = 0
-        self._head_is_here()
+        self._parsed()
         call = self._direct()
         if call is None and self.parser.should_upgrade() and self._has_body():
             # Its body would be taken for the next request.
@@ -277,8 +279,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, on the direct way the one that came with the head."""
-        self._unparsed = 0
-        self._head_is_here()
+        self._parsed()
         cycle: object = self.cycle
         if isinstance(cycle, Call):
             cycle.add(body)
@@ -287,8 +288,7 @@ class DirectProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         """Take note of the end of a body; on the direct way its length told."""
-        self._unparsed = 0
-        self._head_is_here()
+        self._parsed()
         if not isinstance(self.cycle, Call):
             super().on_message_complete()
 

@@ -276,11 +276,9 @@ class Metrics:
         """Count what became of a policy that was offered."""
         self._rollouts.labels(outcome).inc()
 
-    def count_refusal(self, code: str) -> str:
-        """Count a request that never ran, by the code of its error; return the outcome that it counts as."""
-        outcome = outcome_of(code)
-        self.count(outcome)
-        return outcome
+    def count_refusal(self, code: str) -> None:
+        """Count a request that never ran, by the code of its error."""
+        self.count(outcome_of(code))
 
     def show_certificate(self, status: str) -> None:
         """Record whether the certificate holds; a policy without one promises nothing it could break."""

@@ -140,7 +140,7 @@ class Service:
         try:
             self._submit(ticket, infer, tensor, arrived_s)
         except RequestError as error:
-            self._keep_refusal(outcome_of(error.code))
+            self._keep_refusal(error)
             raise
 
     def _submit(
@@ -479,11 +479,13 @@ class Service:
 
     def refuse(self, ticket: Ticket, error: RequestError) -> None:
         """Answer a request that never ran."""
-        self._keep_refusal(self.metrics.count_refusal(error.code))
+        self.metrics.count_refusal(error.code)
+        self._keep_refusal(error)
         ticket.reply(error, [])
 
-    def _keep_refusal(self, outcome: str) -> None:
+    def _keep_refusal(self, error: RequestError) -> None:
         if self.flight is not None:
+            outcome = outcome_of(error.code)
             self.flight.add(flight.DECISION, outcome=outcome, slowdown=self.limits.slowdown)
 
     def _record(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,11 +40,10 @@ def unpack(content: bytes) -> tuple[Arrays, dict[str, Any]]:
     """Return what was packed, less schema and digest; raise `PolicyError` if it is not what it was."""
     if not content.startswith(_MAGIC):
         raise PolicyError("not a policy file", help="`adaphi solve` writes one")
-    with whole(), zipfile.ZipFile(io.BytesIO(content)) as archive:
-        # zipfile reads no further than an entry says that it goes.
-        if sum(entry.file_size for entry in archive.infolist()) > _MAX_INFLATED_BYTES:
-            raise PolicyError(f"larger than {_MAX_INFLATED_BYTES >> 20} MiB, which no policy is")
     with whole(), np.load(io.BytesIO(content), allow_pickle=False) as file:
+        # Nothing is inflated yet, and then no further than an entry says that it goes.
+        if sum(entry.file_size for entry in file.zip.infolist()) > _MAX_INFLATED_BYTES:
+            raise PolicyError(f"larger than {_MAX_INFLATED_BYTES >> 20} MiB, which no policy is")
         arrays: Arrays = {name: file[name] for name in file.files}
         meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))
         if meta["schema"] != SCHEMA:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..errors import TraceError
 from ..model_zoo.profile import Profile
 from ..policies.frame import Objective
 from ..policies.lookup import Policy
@@ -14,6 +13,7 @@ from ..policies.rules import Hysteresis, myopic
 from ..policies.table import TablePolicy
 from ..policies.trace import Trace
 from .replay import Replay, clairvoyant, replay
+from .scoring import check_length
 
 GUARDS = (1.0, 1.05, 1.1, 1.2, 1.4)
 PATIENCES = (1, 2, 3, 5, 10)
@@ -79,8 +79,7 @@ def compare(
     objective = objective or Objective()
     training = [train] if isinstance(train, Trace) else list(train)
     for trace in training:
-        if len(trace) < 2:
-            raise TraceError(f"{trace.name}: learning needs at least two rows, found {len(trace)}")
+        check_length(trace, "learning")
     table = policy or TablePolicy.solve(
         profile, [t.budget_ms for t in training], objective=objective, latency=latency
     )

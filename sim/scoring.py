@@ -56,10 +56,10 @@ def half_width(values: Floats) -> float | None:
     return float(_STUDENT * np.std(means, ddof=1) / BATCHES**0.5)
 
 
-def check_length(trace: Trace) -> None:
-    """Raise `TraceError` for a trace under two rows."""
+def check_length(trace: Trace, use: str = "a replay") -> None:
+    """Raise `TraceError` for a trace under two rows, which are too few for that use."""
     if len(trace) < 2:
-        raise TraceError(f"{trace.name}: a replay needs at least two rows, found {len(trace)}")
+        raise TraceError(f"{trace.name}: {use} needs at least two rows, found {len(trace)}")
 
 
 def needed_column(trace: Trace, name: str, help: str) -> Floats:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError, TraceError
+from ..errors import InputError
 from . import reporting, show
 from .options import (
     Adapt,
@@ -375,11 +375,11 @@ def compare(
 def _read_to_learn(paths: list[Path] | None) -> list[Trace]:
     """Return the traces in these files; raise `TraceError` for one of which nothing can be learned."""
     from ..policies.trace import Trace
+    from ..sim.scoring import check_length
 
     traces = [Trace.read(path) for path in paths or []]
     for each in traces:
-        if len(each) < 2:
-            raise TraceError(f"{each.name}: learning needs at least two rows, found {len(each)}")
+        check_length(each, "learning")
     return traces
 
 

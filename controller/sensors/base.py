@@ -55,8 +55,13 @@ def text(path: Path) -> str | None:
 
 def number(path: Path) -> float | None:
     """Return the number in a file."""
+    return number_in(text(path))
+
+
+def number_in(said: str | None) -> float | None:
+    """Return the number that a file's text is."""
     try:
-        return float(text(path) or "")
+        return float(said or "")
     except ValueError:
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import number, table, text
+from .base import number, number_in, table, text
 
 _UNLIMITED_BYTES = 1 << 60
 """Version 1 says "no limit" by the largest number of whole pages."""
@@ -79,12 +79,13 @@ class Cgroup:
 
     def _room(self, group: Path) -> int | None:
         names, used_name, idle_name = _UNIFIED if self._memory_unified else _VERSION_1
-        if text(group / names[0]) is None:
+        said = [text(group / name) for name in names]
+        if said[0] is None:
             if group in self._limitable:
                 raise OSError(f"{group / names[0]} can no longer be read")
             return None  # the group at the root of a machine has no limit, and no file of one
         self._limitable.add(group)
-        limits = [limit for name in names if (limit := number(group / name)) is not None]
+        limits = [limit for each in said if (limit := number_in(each)) is not None]
         if min(limits, default=_UNLIMITED_BYTES) >= _UNLIMITED_BYTES:
             return None
         used = number(group / used_name)

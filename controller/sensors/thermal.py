@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from .base import Sample, number, text
@@ -32,7 +33,7 @@ class ThermalSensor:
         ]
         self._warming = {zone: Warming() for zone, _ in self._zones}
         self._admission = Admission()
-        self._near: set[Path] = set()
+        self._headroom: dict[Path, float] = {}  # of each zone, when it last answered
 
     def probe(self) -> bool:
         """Say whether a zone tells its temperature and where it trips."""
@@ -40,16 +41,16 @@ class ThermalSensor:
 
     def read(self, now_s: float) -> Sample | None:
         """Return the share of the ladder that the heat admits."""
-        seen, silent = [], set()
+        seen, near_and_silent = [], False
         for zone, trip in self._zones:
             if (milli := number(zone / "temp")) is None:
-                silent.add(zone)
+                near_and_silent |= self._headroom.get(zone, math.inf) < NEAR_CELSIUS
                 continue
             celsius = milli / 1e3
+            self._headroom[zone] = trip - celsius
             left_s = self._warming[zone].left_s(now_s, celsius, trip)
             seen.append((trip - celsius, left_s, celsius))
-            (self._near.add if trip - celsius < NEAR_CELSIUS else self._near.discard)(zone)
-        if not seen or silent & self._near:
+        if not seen or near_and_silent:
             return None
         headroom, _, celsius = min(seen)
         left_s = min(left for _, left, _ in seen)
